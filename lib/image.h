@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* image.h - an open image: one layer, its format's state, the engine's, and what lies below */
+#ifndef IMAGE_H
+#define IMAGE_H
+
+#include "format.h"
+#include "meta.h"
+
+#define CHAIN_MAX 200		/* layers; deeper chains are refused with -ELOOP */
+
+struct below;			/* chain.c: what lies below the top layer, cached */
+struct piece;
+
+struct engine {
+	struct list reserved;		/* pieces owning an uncommitted EXT_NEW range */
+	struct list unit_wait;		/* pieces waiting for one of those */
+	struct list coded;		/* compressed writes in submission order */
+	struct list slow;		/* pieces waiting for one of the slow places */
+	unsigned nslow;			/* pieces between their first RESERVE and COMMIT */
+	unsigned inflight;		/* requests */
+	struct decoded *decoded;	/* recently decoded units */
+};
+
+struct tapimg {
+	/* hot first */
+	const struct format *fmt;
+	void *fs;			/* the format's state */
+	struct file *file;		/* what the image lives in */
+	struct meta *meta;		/* NULL: the format has no cached metadata */
+	struct tapimg *backing;		/* layer below, or NULL */
+	struct tapimg_loop *loop;
+	uint64_t size;			/* virtual, bytes */
+	uint32_t unit;			/* engine: reservations exclude each other by this, power of two; 1: never reserves */
+	uint32_t cluster;		/* for info and copying: allocation unit, 0: none */
+	unsigned flags;			/* TAPIMG_* of the open */
+	bool writable;			/* opened for writing, and nothing has gone wrong */
+	int failed;			/* negative errno once the image can no longer be written */
+	bool corrupt;			/* corruption was found while running */
+	struct engine eng;
+	struct below *below;
+
+	/* cold */
+	char *name;			/* as opened */
+	char *path;			/* the file's own name: of file.filename for json: names */
+	char *backing_name;		/* as stored in the image, or NULL */
+	char *backing_fmt;		/* as stored, or NULL */
+	char *backing_path;		/* resolved against the image's own path */
+	struct tapimg_open_opts opts;	/* strings copied */
+	struct tapimg_info info;	/* last tapimg_info() */
+	void *info_mem;			/* its strings, an arena: info_alloc() */
+	char *failure;			/* place and value of the first run-time failure, or NULL */
+};
+
+/* image.c */
+/* Like tapimg_open for a file already open, which the image then owns, also on failure. */
+int image_open_file(struct tapimg_loop *loop, struct file *file, const struct tapimg_open_opts *opts,
+		    struct tapimg **out, struct tapimg_err *err);
+/* Marks the image unusable for writing and keeps the first explanation. Any hot code may call it. */
+void image_fail(struct tapimg *img, int code, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+/* Corruption met in hot code: marks, keeps the text, returns -EUCLEAN. */
+int image_corrupt(struct tapimg *img, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Idle, everything durable, nothing waiting for release. For administrative calls. */
+int image_settle(struct tapimg *img);
+/* Memory and strings that live as long as img->info. NULL: no memory. */
+void *info_alloc(struct tapimg *img, size_t size);
+char *info_printf(struct tapimg *img, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* name.c: names as people and images write them */
+/* Resolves @rel as the image @base stores it: absolute, with a scheme, or relative to base's folder. malloc'd. */
+char *name_resolve(const char *base, const char *rel);
+
+/* chain.c */
+/*
+ * Where the bytes of [off, off+len) come from, through all layers: never EXT_HOLE.  -EAGAIN as map.
+ * @layers: look through at most so many (0: all); what would come from further down is EXT_HOLE.
+ */
+int chain_map(struct tapimg *img, uint64_t off, uint64_t len, unsigned flags, unsigned layers,
+	      struct extent *ext);
+int chain_map_sync(struct tapimg *img, uint64_t off, uint64_t len, unsigned flags, unsigned layers,
+		   struct extent *ext);		/* runs the loop while it says -EAGAIN */
+void chain_forget(struct tapimg *img);		/* drops the cache of what lies below */
+
+/* engine.c */
+int engine_init(struct tapimg *img);
+void engine_exit(struct tapimg *img);
+void engine_drain(struct tapimg *img);		/* runs the loop until nothing is in flight */
+
+/* sync.c */
+/* Calls fn(arg) until it answers other than -EAGAIN, running the loop between: for single driver calls. */
+int sync_retry(struct tapimg *img, int (*fn)(void *arg), void *arg);
+
+#endif

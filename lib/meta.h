@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * meta.h - cached metadata blocks, and the only place that knows the order they are written in
+ *
+ * The rules are numbered in meta.c (M1 to M9); the tests that prove them cite the numbers.
+ *
+ * For a driver:
+ *	b = meta_get(m, off);		the block, or NULL: return -EAGAIN
+ *	if (!meta_room(m, n))		n blocks can be made or changed without waiting; else return -EAGAIN
+ *	p = meta_dirty(m, b, rank);	before changing it; change it through p, in this call
+ *	p = meta_fresh(m, off, rank);	a block whose old contents do not matter: zeroes, already dirty
+ *	meta_free(m, off, len);		host space that the changes just made no longer refer to
+ * Gather, then change: no -EAGAIN after the first meta_dirty, meta_fresh or meta_free of a call.
+ * A block pointer is good until the driver call returns; p until then as well.
+ */
+#ifndef META_H
+#define META_H
+
+#include "file.h"
+
+#define META_RANKS 6
+#define META_MAX_FILES 4
+
+enum mblk_state { MBLK_READING, MBLK_VALID };
+
+struct mblk {
+	uint64_t off;			/* in the file; multiple of the block size */
+	struct mblk *hnext;		/* hash chain */
+	uint8_t *data;			/* current contents */
+	uint8_t *frozen;		/* contents as of the closing epoch, while they differ */
+	uint8_t state, rank;
+	bool ref;			/* CLOCK: used since the hand last passed */
+	bool dirty;			/* in the open epoch */
+	bool closing;			/* in the closing epoch and not yet durable there */
+	bool writing;			/* its write is in flight, from frozen or data */
+	uint32_t warm;			/* cold mode: the operation count when it was last answered */
+	unsigned slot;			/* in the CLOCK ring */
+	struct list dnode;		/* in dirty[rank] or closing[rank] */
+	struct list waiters;		/* for the read */
+};
+
+/* A request that holds host addresses it got from map: what it uses is not released meanwhile. */
+struct meta_user {
+	struct list node;
+	uint64_t gen;
+};
+
+struct meta_ops {
+	/* Lowers counts or forgets grains. May answer -EAGAIN before it has changed anything. */
+	int (*release)(void *arg, uint64_t off, uint64_t len);
+	/* The image can no longer be trusted to be written: called once, with the cause. */
+	void (*failed)(void *arg, int err, uint64_t off, const char *what);
+};
+
+struct meta {
+	struct tapimg_loop *loop;
+	struct file *file;		/* the blocks live here */
+	struct file *files[META_MAX_FILES];	/* all that a flush must cover, file first */
+	unsigned nfiles;
+	const struct meta_ops *ops;
+	void *arg;
+	uint32_t bsize;
+	unsigned bshift;
+	struct mblk **hash;
+	unsigned hmask;
+	struct mblk **ring;		/* CLOCK */
+	unsigned nblk, maxblk, ringsize, hand;
+	unsigned ndirty, nclosing;
+	struct list dirty[META_RANKS], closing[META_RANKS];
+
+	struct list sync_next;		/* waiters for an epoch that is still to close */
+	struct list sync_now;		/* waiters for the one that is being written */
+	bool running;			/* an epoch is being written */
+	int step;			/* rank whose write comes next */
+	unsigned writes;		/* in flight in this step */
+	int werr;
+	uint64_t werr_off;
+	struct list room;		/* waiters for blocks that can be evicted */
+
+	struct list users;		/* struct meta_user, oldest first */
+	uint64_t gen;
+	struct list freed_open, freed_closing, freed_ready;	/* of struct meta_freed */
+	unsigned nfreed;
+	bool releasing, punch;		/* punch: released space is discarded in the file first */
+	uint64_t released;		/* counts releases; caches of host addresses compare it */
+	struct waiter rel_wait;
+	struct task kick;
+	struct timer timer;
+
+	int failed;			/* negative errno: read-only from now on */
+	bool changed;			/* the running driver call has changed something */
+	bool cold;			/* tests: see meta_op_done() */
+	uint32_t ops_done;
+	unsigned mutant;		/* tests: one broken rule (META_MUTANT_*), 0 none */
+};
+
+/* Each breaks one rule; the power tests must catch every one of them. */
+enum {
+	META_MUTANT_NONE,
+	META_MUTANT_NO_FIRST_FLUSH,	/* no flush before rank 1 */
+	META_MUTANT_NO_RANK_FLUSH,	/* none between ranks */
+	META_MUTANT_REVERSED,		/* ranks written from the top */
+	META_MUTANT_EARLY_RELEASE,	/* freed space released before its epoch is durable */
+	META_MUTANT_NO_GENERATION,	/* released although requests mapped earlier are in flight */
+	META_MUTANT_NO_FROZEN,		/* what is written may be newer than what was closed */
+	META_MUTANT_EARLY_COMMIT,	/* engine: the mapping is published before the data is written */
+	META_MUTANT_JOIN_EPOCH,		/* a flush is content with the epoch already running */
+	META_MUTANTS
+};
+
+/*
+ * @bsize: power of two, 512 to 65536.  @cache: bytes, raised to a workable minimum.
+ * The files stay the caller's.
+ */
+int meta_new(struct file *file, uint32_t bsize, uint64_t cache, const struct meta_ops *ops,
+	     void *arg, struct meta **out);
+void meta_add_file(struct meta *m, struct file *f);	/* a flush covers it too */
+void meta_destroy(struct meta *m);	/* dirty blocks are lost: meta_sync first */
+
+struct mblk *meta_get_slow(struct meta *m, uint64_t off);
+bool meta_room(struct meta *m, unsigned nblocks);
+uint8_t *meta_dirty(struct meta *m, struct mblk *b, unsigned rank);
+uint8_t *meta_fresh(struct meta *m, uint64_t off, unsigned rank);
+void meta_free(struct meta *m, uint64_t off, uint64_t len);
+/* space that was reserved and never referred to: released as soon as nobody can use it */
+void meta_free_unused(struct meta *m, uint64_t off, uint64_t len);
+/* drops cached blocks in a range that holds metadata no more */
+void meta_forget(struct meta *m, uint64_t off, uint64_t len);
+
+static inline unsigned meta_hash(const struct meta *m, uint64_t off)
+{
+	return (unsigned)(((off >> m->bshift) * 0x9e3779b97f4a7c15ULL) >> 40) & m->hmask;
+}
+
+/* @off: any offset inside the block.  The offset has passed the driver's range check. */
+static inline struct mblk *meta_get(struct meta *m, uint64_t off)
+{
+	struct mblk *b;
+
+	off &= ~(uint64_t)(m->bsize - 1);
+	for (b = m->hash[meta_hash(m, off)]; b; b = b->hnext)
+		if (b->off == off && b->state == MBLK_VALID && !m->cold) {
+			b->ref = true;
+			return b;
+		}
+	return meta_get_slow(m, off);
+}
+
+/* The engine brackets every hot driver call with these. */
+static inline void meta_op_begin(struct meta *m)
+{
+	if (m)
+		m->changed = false;
+}
+void meta_op_done(struct meta *m);	/* cold mode: the next meta_get of each block says NULL first */
+
+static inline void meta_enter(struct meta *m, struct meta_user *u)
+{
+	u->gen = m->gen;
+	list_append(&m->users, &u->node);
+}
+void meta_leave(struct meta *m, struct meta_user *u);
+
+/*
+ * Wakes w (w->ret: 0 or negative errno) once everything changed, and every data write finished,
+ * before this call is durable.
+ */
+void meta_sync(struct meta *m, struct waiter *w);
+
+/* Blocking, for administrative calls: nothing dirty, nothing waiting to be released. */
+int meta_settle(struct meta *m);
+/* Forgets all blocks, after administrative code has changed the file underneath. Must be settled. */
+void meta_drop(struct meta *m);
+
+#endif
