@@ -32,10 +32,12 @@ struct mblk {
 	bool ref;			/* CLOCK: used since the hand last passed */
 	bool dirty;			/* in the open epoch */
 	bool closing;			/* in the closing epoch and not yet durable there */
-	bool writing;			/* its write is in flight, from frozen or data */
+	bool reading;			/* a read is in flight; if VALID all the same, it is of no interest any more */
 	uint32_t warm;			/* cold mode: the operation count when it was last answered */
 	unsigned slot;			/* in the CLOCK ring */
-	struct list dnode;		/* in dirty[rank] or closing[rank] */
+	struct list dnode;		/* in dirty[rank] */
+	struct list cnode;		/* in closing[crank] */
+	uint8_t crank;			/* its rank when the epoch closed */
 	struct list waiters;		/* for the read */
 };
 
@@ -65,25 +67,33 @@ struct meta {
 	unsigned hmask;
 	struct mblk **ring;		/* CLOCK */
 	unsigned nblk, maxblk, ringsize, hand;
-	unsigned ndirty, nclosing;
+	unsigned ndirty, nclosing, nreading;
+	struct mblk *spare;		/* blocks without use, by hnext: meta_room() sees to it that they suffice */
+	unsigned nspare;
 	struct list dirty[META_RANKS], closing[META_RANKS];
 
 	struct list sync_next;		/* waiters for an epoch that is still to close */
 	struct list sync_now;		/* waiters for the one that is being written */
 	bool running;			/* an epoch is being written */
-	int step;			/* rank whose write comes next */
-	unsigned writes;		/* in flight in this step */
+	bool flushing;			/* its current step is the flush */
+	int step;			/* rank that is being written or flushed */
+	unsigned writes;		/* transfers of this step in flight */
 	int werr;
 	uint64_t werr_off;
+	struct io flush_io[META_MAX_FILES];
 	struct list room;		/* waiters for blocks that can be evicted */
 
 	struct list users;		/* struct meta_user, oldest first */
 	uint64_t gen;
 	struct list freed_open, freed_closing, freed_ready;	/* of struct meta_freed */
 	unsigned nfreed;
-	bool releasing, punch;		/* punch: released space is discarded in the file first */
+	bool releasing;			/* a release is parked */
+	bool punch;			/* wanted: free space is discarded in the file (meta_punch) */
+	uint32_t free_align;		/* freed ranges that touch here may be released as one; 0: never */
 	uint64_t released;		/* counts releases; caches of host addresses compare it */
+	struct list punching;		/* struct punch in flight */
 	struct waiter rel_wait;
+	struct list cold_wait;
 	struct task kick;
 	struct timer timer;
 
@@ -124,6 +134,12 @@ uint8_t *meta_fresh(struct meta *m, uint64_t off, unsigned rank);
 void meta_free(struct meta *m, uint64_t off, uint64_t len);
 /* space that was reserved and never referred to: released as soon as nobody can use it */
 void meta_free_unused(struct meta *m, uint64_t off, uint64_t len);
+/*
+ * Called by release for space that nothing uses any more: with m->punch it is discarded in the file.
+ * An allocator passes over ranges that are still being discarded.
+ */
+void meta_punch(struct meta *m, uint64_t off, uint64_t len);
+bool meta_punching(const struct meta *m, uint64_t off, uint64_t len);
 /* drops cached blocks in a range that holds metadata no more */
 void meta_forget(struct meta *m, uint64_t off, uint64_t len);
 
