@@ -43,7 +43,9 @@ LIB_OBJ := $(LIB_SRC:%.c=$(O)/%.o)
 CMD_OBJ := $(CMD_SRC:%.c=$(O)/%.o)
 UNIT_BIN := $(UNIT_SRC:%.c=$(O)/%)
 
-all: $(O)/libtapimg.a $(if $(CMD_SRC),$(O)/tapimg)
+# the program links once the library has all of its parts
+PARTS := $(wildcard lib/loop.c lib/engine.c lib/image.c formats/raw.c)
+all: $(O)/libtapimg.a $(CMD_OBJ) $(if $(word 4,$(PARTS)),$(O)/tapimg)
 
 $(O)/%.o: %.c
 	$(call say,CC,$<)

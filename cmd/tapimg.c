@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * tapimg.c - the program: finds the verb and runs it
+ *
+ * Called under the name qemu-img it calls itself so in every message and begins --version with
+ * the version of that program whose command line it follows.
+ */
+#include "cmd.h"
+
+#define QEMU_IMG_VERSION "7.2.0"
+
+static const struct command *const commands[] = {
+	NULL
+};
+
+const struct command *const *command_table(void)
+{
+	return commands;
+}
+
+const struct command *command_find(const char *name)
+{
+	for (const struct command *const *p = commands; *p; p++) {
+		if (!strcmp((*p)->name, name))
+			return *p;
+	}
+	return NULL;
+}
+
+static void print_version(const struct cli *c)
+{
+	if (c->as_qemu)
+		printf("qemu-img version %s (tapimg %s)\n", QEMU_IMG_VERSION, tapimg_version());
+	else
+		printf("tapimg version %s\n", tapimg_version());
+	printf("Formats:");
+	for (const char *const *f = tapimg_formats(); *f; f++)
+		printf(" %s", *f);
+	putchar('\n');
+}
+
+static json_t *describe_option(const struct option_desc *o)
+{
+	char letter[3] = { '-', (char)o->val, 0 };
+	json_t *obj = json_object();
+
+	json_add_str(obj, "short", o->val < OPT_LONG ? letter : NULL);
+	json_add_str(obj, "long", o->name);
+	json_add_str(obj, "argument", o->arg);
+	json_add_str(obj, "help", o->help);
+	return obj;
+}
+
+static json_t *describe_command(const struct command *cmd)
+{
+	json_t *obj = json_object(), *list = json_array();
+
+	json_add_str(obj, "name", cmd->name);
+	json_add_str(obj, "usage", cmd->usage);
+	json_add_str(obj, "summary", cmd->summary);
+	json_add_bool(obj, "hidden", cmd->flags & CMD_HIDDEN);
+	for (const struct option_desc *o = cmd->options; o->val; o++)
+		json_array_append_new(list, describe_option(o));
+	json_object_set_new(obj, "options", list);
+	return obj;
+}
+
+/* What the man pages, the completion and --help are compared with. */
+static int list_commands(const struct cli *c, const char *how)
+{
+	json_t *list;
+
+	if (!strcmp(how, "=json")) {
+		list = json_array();
+		for (const struct command *const *p = commands; *p; p++)
+			json_array_append_new(list, describe_command(*p));
+		return json_print(c, list) ? 1 : 0;
+	}
+	if (*how)
+		return cli_usage_error(c, "--list-commands: '%s' is not 'json'", how + 1);
+	for (const struct command *const *p = commands; *p; p++)
+		printf("%s\n", (*p)->name);
+	return 0;
+}
+
+static int run_verb(struct cli *c, const char *verb)
+{
+	if (!strcmp(verb, "help")) {
+		cli_help(c, stdout);
+		return 0;
+	}
+	c->command = command_find(verb);
+	if (!c->command)
+		return cli_usage_error(c, "Command not found: %s", verb);
+	return c->command->run(c);
+}
+
+/* What stands before the verb. -T PATTERN is qemu-img's tracing: taken, and without effect. */
+static int run(struct cli *c)
+{
+	while (c->argc > 1 && c->argv[1][0] == '-') {
+		const char *arg = c->argv[1];
+
+		if (!strcmp(arg, "-h") || !strcmp(arg, "--help")) {
+			cli_help(c, stdout);
+			return 0;
+		}
+		if (!strcmp(arg, "-V") || !strcmp(arg, "--version")) {
+			print_version(c);
+			return 0;
+		}
+		if (!strncmp(arg, "--list-commands", 15))
+			return list_commands(c, arg + 15);
+		if (!strcmp(arg, "-T") || !strcmp(arg, "--trace")) {
+			if (c->argc < 3)
+				return cli_usage_error(c, "%s wants an argument", arg);
+			c->argc--;
+			c->argv++;
+		} else if (strncmp(arg, "--trace=", 8)) {
+			return cli_usage_error(c, "unrecognized option '%s'", arg);
+		}
+		c->argc--;
+		c->argv++;
+	}
+	if (c->argc < 2)
+		return cli_usage_error(c, "Not enough arguments");
+	c->argc--;
+	c->argv++;
+	return run_verb(c, c->argv[0]);
+}
+
+int main(int argc, char **argv)
+{
+	const char *slash = argv[0] ? strrchr(argv[0], '/') : NULL;
+	const char *base = slash ? slash + 1 : argv[0] ? argv[0] : "tapimg";
+	struct cli c = { .argc = argc, .argv = argv };
+	int status;
+
+	c.as_qemu = !strcmp(base, "qemu-img");
+	c.prog = c.as_qemu ? "qemu-img" : "tapimg";
+	status = run(&c);
+	tapimg_loop_free(c.loop);
+	if (fflush(stdout) || ferror(stdout)) {
+		cli_error(&c, "standard output could not be written: %s", strerror(errno));
+		return status ? status : 1;
+	}
+	return status;
+}
