@@ -27,6 +27,7 @@ enum {
 	EXT_CLEAN	= 1 << 1,	/* NEW: the host range already reads as zeroes */
 	EXT_KEPT	= 1 << 2,	/* ZERO with space reserved behind it */
 	EXT_EOF		= 1 << 3,	/* ZERO because the layer ends before here (chain_map) */
+	EXT_NONE	= 1 << 4,	/* ZERO because no layer has anything there (chain_map) */
 };
 
 /* The answer to "where are the bytes of [off, off+len)?" */

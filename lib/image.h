@@ -11,13 +11,21 @@
 struct below;			/* chain.c: what lies below the top layer, cached */
 struct piece;
 
-struct engine {
-	struct list reserved;		/* pieces owning an uncommitted EXT_NEW range */
+struct engine {			/* engine.h says more */
+	struct list runq;		/* pieces that can go on */
+	struct list locked;		/* pieces owning a range of units */
 	struct list unit_wait;		/* pieces waiting for one of those */
+	struct list slow;		/* pieces waiting for one of the max_slow places */
 	struct list coded;		/* compressed writes in submission order */
-	struct list slow;		/* pieces waiting for one of the slow places */
-	unsigned nslow;			/* pieces between their first RESERVE and COMMIT */
+	struct piece *turn;		/* the one of them that is reserving now */
+	bool coded_pumping;
+	struct list free;		/* unused pieces */
+	unsigned nslow, max_slow;	/* pieces between RESERVE and COMMIT */
+	unsigned nfree;
 	unsigned inflight;		/* requests */
+	unsigned submitting;		/* inside tapimg_submit(): callbacks have to wait */
+	bool pumping;
+	void *zeroes;			/* ENGINE_ZEROES bytes of them, read-only */
 	struct decoded *decoded;	/* recently decoded units */
 };
 
