@@ -110,6 +110,11 @@ struct tapimg_open_opts {
 	 */
 	bool (*gate)(void *arg, enum tapimg_role role, const char *referrer, const char *path);
 	void *gate_arg;
+	/**
+	 * With TAPIMG_RDWR: so many layers below the image are opened for writing as well, as
+	 * tapimg_commit() needs it (1: its backing file).  All others are opened read-only.
+	 */
+	unsigned rdwr_layers;
 };
 
 /**
@@ -127,6 +132,12 @@ int tapimg_open(struct tapimg_loop *loop, const char *name, const struct tapimg_
  * on failure; the return value says whether everything reached the disk.
  */
 int tapimg_close(struct tapimg *img, struct tapimg_err *err);
+
+/**
+ * Makes a "json:{...}" name of "key=value,key=value" (a first word without "=" is the file; ",,"
+ * is a comma), for tapimg_open().  The name in *@out is freed with free().
+ */
+int tapimg_name_from_opts(const char *text, char **out, struct tapimg_err *err);
 
 uint64_t tapimg_size(const struct tapimg *img);		/**< virtual size in bytes */
 const char *tapimg_format(const struct tapimg *img);	/**< "raw", "qcow2", ... */
@@ -243,6 +254,9 @@ struct tapimg_create_opts {
 	bool no_backing_check;		/**< do not open the backing file (then @size is required) */
 	bool exclusive;			/**< fail with -EEXIST instead of replacing a file */
 	bool in_place;			/**< write into the existing file or device rather than replacing it */
+	/** As in struct tapimg_open_opts: asked before the backing file's chain is opened. */
+	bool (*gate)(void *arg, enum tapimg_role role, const char *referrer, const char *path);
+	void *gate_arg;
 };
 #define TAPIMG_SIZE_BACKING UINT64_MAX
 
@@ -253,6 +267,34 @@ struct tapimg_create_opts {
  */
 int tapimg_create(struct tapimg_loop *loop, const char *name, const struct tapimg_create_opts *opts,
 		  struct tapimg_err *err);
+
+/**
+ * A file that is being made, and takes its final name only once it is complete.
+ *
+ *	tapimg_target_begin(loop, "a.qcow2", 0, &t, err);
+ *	make, fill and close tapimg_target_path(t);
+ *	tapimg_target_commit(t, err), or tapimg_target_abort(t)
+ *
+ * A regular file (or none yet) gets a temporary name beside it; its mode and owner are kept.  What
+ * cannot be replaced (block devices, pipes, /dev/fd/N, names of providers) is written in place:
+ * then the path is the name itself.  A file that is in use is refused with -EBUSY, and stays
+ * locked until the end.
+ */
+struct tapimg_target;
+enum {
+	TAPIMG_TARGET_EXCLUSIVE	= 1 << 0,	/**< -EEXIST if the name exists */
+	TAPIMG_TARGET_IN_PLACE	= 1 << 1,	/**< never a temporary file */
+};
+int tapimg_target_begin(struct tapimg_loop *loop, const char *name, unsigned flags,
+			struct tapimg_target **out, struct tapimg_err *err);
+/** Where to make it; owned by @t. */
+const char *tapimg_target_path(const struct tapimg_target *t);
+/** Whether that is the name itself, so that tapimg_create() wants in_place. */
+bool tapimg_target_in_place(const struct tapimg_target *t);
+/** Durably gives the finished file its name.  @t is gone afterwards; on failure as after abort. */
+int tapimg_target_commit(struct tapimg_target *t, struct tapimg_err *err);
+/** Removes what was made; an old file stays as it was.  NULL is accepted. */
+void tapimg_target_abort(struct tapimg_target *t);
 
 /* ----------------------------------------------------------------- inspecting */
 

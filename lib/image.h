@@ -63,6 +63,19 @@ struct tapimg {
 /* Like tapimg_open for a file already open, which the image then owns, also on failure. */
 int image_open_file(struct tapimg_loop *loop, struct file *file, const struct tapimg_open_opts *opts,
 		    struct tapimg **out, struct tapimg_err *err);
+/*
+ * Asks the gate whether @img may have @path (resolved) opened as @role.  0 or -EPERM, explained.
+ * Every file that an image names passes here, once, before it is opened.
+ */
+int image_gate(const struct tapimg_open_opts *opts, enum tapimg_role role, const char *referrer,
+	       const char *path, struct tapimg_err *err);
+/* How a file of an image opened with TAPIMG_* @flags is opened: FILE_*.  Data files as well. */
+unsigned image_file_flags(unsigned flags);
+/*
+ * Bytes of metadata cache for a layer whose mapping metadata is @total bytes: what the caller of
+ * tapimg_open wanted, else all of it up to 32 MiB.
+ */
+uint64_t image_cache_size(const struct tapimg *img, uint64_t total);
 /* Marks the image unusable for writing and keeps the first explanation. Any hot code may call it. */
 void image_fail(struct tapimg *img, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
@@ -70,6 +83,12 @@ void image_fail(struct tapimg *img, int code, const char *fmt, ...)
 int image_corrupt(struct tapimg *img, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Idle, everything durable, nothing waiting for release. For administrative calls. */
 int image_settle(struct tapimg *img);
+/*
+ * For a driver's resize, when it grows: its tables reach @size, but the size on disk is still the
+ * old one.  Makes what becomes visible read as zeroes, durably, though backing files may be longer
+ * and the last cluster may hold old bytes; so no crash can show them.  img->size is @size on return.
+ */
+int image_grow_zero(struct tapimg *img, uint64_t size, struct tapimg_err *err);
 /* Memory and strings that live as long as img->info. NULL: no memory. */
 void *info_alloc(struct tapimg *img, size_t size);
 char *info_printf(struct tapimg *img, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
