@@ -1,75 +1,320 @@
 # SPDX-License-Identifier: BSD-2-Clause
 #
-# make                  build the library, the programs and the tests' helpers under $(O) (build)
-# make V=1              show the commands
-# make O=dir            build somewhere else
-# make SAN=asan,ubsan   with sanitizers (also: tsan, cov)
-# make CC=clang         with another compiler
+# The manual of this build.  GNU make, one file, no recursion; everything made lies under $(O).
 #
-# Every .c of lib/ and formats/ belongs to the library, every .c of cmd/ to tapimg,
-# every tests/unit/*.c is one Check program.
+#   make                    libraries (static and shared), tapimg, the example programs
+#   make check              all kinds of tests, bounded to minutes: unit cli power fuzz-regression interop
+#   make unit | cli | power | fuzz-regression | interop
+#                           one kind; the last line of each is "N passed, N failed, N skipped"
+#   make check-long         the same kinds without the bounds: 100,000 power cuts, many interop seeds
+#   make fuzz               fuzzing with clang's libFuzzer for FUZZ_SECONDS (3600) for each target
+#   make bench              measures us beside qemu-img in the same run and prints the ratios;
+#                           BENCH="--quick --rows=info,map" goes to tests/bench/bench.py
+#   make analyze            gcc -fanalyzer, clang-tidy, cppcheck, shellcheck, groff's and mandoc's lint
+#   make valgrind           the unit tests under valgrind
+#   make coverage           unit, cli and power with gcov, then a table of lines reached
+#   make install            DESTDIR=D prefix=/usr libdir=... ; programs, libraries, header, pkg-config
+#                           file, man pages, completion.  make uninstall takes them away again.
+#   make install-qemu-img-link   a link qemu-img -> tapimg beside the program, for scripts
+#   make clean
+#
+#   V=1                     show the commands
+#   O=dir                   build there (default: build, or build-<sanitizers>)
+#   SAN=asan,ubsan          with sanitizers; also tsan, cov
+#   CC=clang                another compiler; a changed compiler or flag rebuilds what it concerns
+#   WERROR=1                warnings are errors
+#   J=n                     tests at once (default: number of processors)
+#   T=pattern               only tests whose name contains it, e.g. make cli T=convert
+#
+# What belongs where: every .c of lib/ and formats/ is the library, every .c of cmd/ is tapimg.
+# tests/unit/test-*.c and tests/power/test-*.c are one program each; the other .c files of these
+# folders are shared by all test programs.  tests/fuzz/fuzz-*.c are fuzz targets, tests/cli/*.sh
+# and tests/interop/*.{sh,py} are scripts (except those beginning with "lib"), examples/*.c are
+# programs that use only the installed header and library.
 
-O ?= build
 CC = gcc
 CFLAGS ?= -O2 -g
+PYTHON ?= python3
+V ?= 0
+comma := ,
+empty :=
+space := $(empty) $(empty)
+SANS := $(subst $(comma), ,$(SAN))
+O ?= build$(if $(SANS),-$(subst $(space),-,$(strip $(SANS))))
+J ?= $(shell nproc)
+FUZZ_SECONDS ?= 3600
+FUZZ_CC ?= clang
+
 prefix ?= /usr/local
+bindir ?= $(prefix)/bin
+libdir ?= $(prefix)/lib
+includedir ?= $(prefix)/include
+datadir ?= $(prefix)/share
+mandir ?= $(datadir)/man
+compdir ?= $(datadir)/bash-completion/completions
+INSTALL ?= install
+
 VERSION := $(shell sed -n 's/.*TAPIMG_VERSION "\(.*\)".*/\1/p' include/tapimg.h)
+SOVERSION := 0
+SONAME := libtapimg.so.$(SOVERSION)
+SHLIB := libtapimg.so.$(VERSION)
+
+# ---------------------------------------------------------------- flags
 
 WARN = -Wall -Wextra -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wundef \
-       -Wformat=2 -Wvla -Wno-unused-parameter -Werror=implicit-function-declaration
-CPPFLAGS += -Iinclude -Ilib -Iformats -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64
-ALL_CFLAGS = -std=gnu11 $(WARN) -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread $(CFLAGS) $(SANFLAGS)
-LIBS = -laio -lz -lzstd -ldeflate -ljansson -luuid -pthread
-
-comma := ,
-SANS := $(subst $(comma), ,$(SAN))
-SANFLAGS := $(if $(filter asan,$(SANS)),-fsanitize=address -fno-omit-frame-pointer) \
+       -Wformat=2 -Wvla -Wno-unused-parameter -Werror=implicit-function-declaration \
+       $(if $(filter 1,$(WERROR)),-Werror)
+SANFLAGS := $(strip $(if $(filter asan,$(SANS)),-fsanitize=address -fno-omit-frame-pointer) \
 	    $(if $(filter ubsan,$(SANS)),-fsanitize=undefined -fno-sanitize-recover=undefined) \
 	    $(if $(filter tsan,$(SANS)),-fsanitize=thread) \
-	    $(if $(filter cov,$(SANS)),--coverage -O0)
-SANFLAGS := $(strip $(SANFLAGS))
+	    $(if $(filter cov,$(SANS)),--coverage -O0))
+unknown_sans := $(filter-out asan ubsan tsan cov,$(SANS))
+ifneq ($(unknown_sans),)
+$(error SAN=$(SAN): unknown: $(unknown_sans); known: asan ubsan tsan cov)
+endif
+
+TI_CPPFLAGS = -Iinclude -Ilib -Iformats -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 $(CPPFLAGS)
+TI_CFLAGS = -std=gnu11 $(WARN) -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread \
+	    $(CFLAGS) $(SANFLAGS)
+TI_LDFLAGS = -Wl,-O1 -Wl,--as-needed -Wl,-z,relro $(LDFLAGS)
+LIBS = -laio -lz -lzstd -ldeflate -ljansson -luuid -pthread
+CHECK_LIBS = -lcheck -lsubunit -lm -lrt
+TEST_CPPFLAGS = -Itests/unit -Itests/power -Itests/fuzz -Icmd
 
 ifeq ($(V),1)
 Q =
+say =
 else
 Q = @
+say = @printf '  %-6s %s\n' $(1) $(2)
 endif
-say = $(if $(Q),@printf '  %-6s %s\n' $(1) $(2))
 
-LIB_SRC := $(wildcard lib/*.c formats/*.c)
-CMD_SRC := $(wildcard cmd/*.c)
-UNIT_SRC := $(wildcard tests/unit/*.c)
+# ---------------------------------------------------------------- what there is
+
+LIB_SRC := $(sort $(wildcard lib/*.c formats/*.c))
+CMD_SRC := $(sort $(wildcard cmd/*.c))
+TEST_SRC := $(sort $(wildcard tests/unit/*.c tests/power/*.c))
+PROG_SRC := $(filter tests/unit/test-% tests/power/test-%,$(TEST_SRC))
+SHARED_SRC := $(filter-out $(PROG_SRC),$(TEST_SRC))
+FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz-*.c))
+FUZZ_SHARED_SRC := $(filter-out $(FUZZ_SRC),$(sort $(wildcard tests/fuzz/*.c)))
+BENCH_SRC := $(sort $(wildcard tests/bench/*.c))
+EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
+
 LIB_OBJ := $(LIB_SRC:%.c=$(O)/%.o)
 CMD_OBJ := $(CMD_SRC:%.c=$(O)/%.o)
-UNIT_BIN := $(UNIT_SRC:%.c=$(O)/%)
+SHARED_OBJ := $(SHARED_SRC:%.c=$(O)/%.o)
+FUZZ_SHARED_OBJ := $(FUZZ_SHARED_SRC:%.c=$(O)/%.o)
+UNIT_BIN := $(patsubst %.c,$(O)/%,$(filter tests/unit/%,$(PROG_SRC)))
+POWER_BIN := $(patsubst %.c,$(O)/%,$(filter tests/power/%,$(PROG_SRC)))
+FUZZ_BIN := $(FUZZ_SRC:%.c=$(O)/%)
+BENCH_BIN := $(BENCH_SRC:%.c=$(O)/%)
+EXAMPLE_BIN := $(EXAMPLE_SRC:%.c=$(O)/%)
+CLI_TESTS := $(filter-out tests/cli/lib%,$(sort $(wildcard tests/cli/*.sh tests/cli/*.py)))
+INTEROP_TESTS := $(filter-out tests/interop/lib%,$(sort $(wildcard tests/interop/*.sh tests/interop/*.py)))
+MAN := $(sort $(wildcard man/*.[1-8]))
+COMPLETION := $(if $(wildcard cmd/completion.bash),cmd/completion.bash)
 
-# the program links once the library has all of its parts
-PARTS := $(wildcard lib/loop.c lib/engine.c lib/image.c formats/raw.c)
-all: $(O)/libtapimg.a $(CMD_OBJ) $(if $(word 4,$(PARTS)),$(O)/tapimg)
+# Programs link once the library has all of its parts.
+PARTS := $(wildcard lib/loop.c lib/engine.c lib/image.c lib/copy.c formats/raw.c formats/qcow2.c)
+WHOLE := $(word 6,$(PARTS))
+PROGRAM := $(if $(WHOLE),$(O)/tapimg)
+MAP := $(wildcard lib/libtapimg.map)
+# With sanitizers only what the tests use: their run-time does not go with -z defs.
+SHARED_LIB := $(if $(and $(MAP),$(WHOLE),$(if $(SANS),,y)),$(O)/$(SHLIB))
+PC := $(if $(wildcard lib/tapimg.pc.in),$(O)/tapimg.pc)
 
-$(O)/%.o: %.c
+all: $(O)/libtapimg.a $(CMD_OBJ) $(SHARED_LIB) $(PC) $(PROGRAM) $(if $(SHARED_LIB),$(EXAMPLE_BIN))
+
+# A changed command line or a changed list of files makes what depends on it again.
+same = $(and $(findstring x$(1)x,x$(2)x),$(findstring x$(2)x,x$(1)x))
+remember = $(if $(call same,$(strip $(file <$(1))),$(strip $(2))),,$(shell mkdir -p $(dir $(1)))$(file >$(1),$(strip $(2))))
+ifeq ($(filter clean uninstall,$(MAKECMDGOALS)),)
+_ := $(call remember,$(O)/.flags,flags: $(CC) $(TI_CFLAGS) $(TI_CPPFLAGS))
+_ := $(call remember,$(O)/.ldflags,flags: $(CC) $(TI_LDFLAGS) $(LIBS) $(SANFLAGS))
+_ := $(call remember,$(O)/.lib-list,files: $(LIB_OBJ))
+_ := $(call remember,$(O)/.cmd-list,files: $(CMD_OBJ))
+_ := $(call remember,$(O)/.test-list,files: $(SHARED_OBJ))
+_ := $(call remember,$(O)/.paths,paths: $(VERSION) $(prefix) $(libdir) $(includedir))
+endif
+
+# ---------------------------------------------------------------- building
+
+$(O)/tests/%.o: tests/%.c $(O)/.flags
 	$(call say,CC,$<)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(TI_CFLAGS) $(TI_CPPFLAGS) $(TEST_CPPFLAGS) -MMD -MP -c -o $@ $<
 
-$(O)/libtapimg.a: $(LIB_OBJ)
+$(O)/%.o: %.c $(O)/.flags
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(TI_CFLAGS) $(TI_CPPFLAGS) -MMD -MP -c -o $@ $<
+
+$(O)/libtapimg.a: $(LIB_OBJ) $(O)/.lib-list
 	$(call say,AR,$@)
-	$(Q)rm -f $@ && ar rcs $@ $^
+	$(Q)rm -f $@ && ar rcs $@ $(LIB_OBJ)
 
-$(O)/tapimg: $(CMD_OBJ) $(O)/libtapimg.a
+$(O)/$(SHLIB): $(LIB_OBJ) $(MAP) $(O)/.lib-list $(O)/.ldflags
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(Q)$(CC) $(TI_CFLAGS) $(TI_LDFLAGS) -shared -Wl,-soname,$(SONAME) -Wl,-z,defs \
+		-Wl,--version-script=$(MAP) -o $@ $(LIB_OBJ) $(LIBS)
+	$(Q)ln -sf $(SHLIB) $(O)/$(SONAME) && ln -sf $(SONAME) $(O)/libtapimg.so
 
-$(O)/tests/unit/%: $(O)/tests/unit/%.o $(O)/libtapimg.a
+$(O)/tapimg.pc: lib/tapimg.pc.in $(O)/.paths
+	$(call say,GEN,$@)
+	$(Q)sed -e 's|@prefix@|$(prefix)|I' -e 's|@libdir@|$(libdir)|I' \
+		-e 's|@includedir@|$(includedir)|I' -e 's|@version@|$(VERSION)|I' $< >$@
+
+# The program carries the library in itself: fewer files to load, and no version to go wrong.
+$(O)/tapimg: $(CMD_OBJ) $(O)/libtapimg.a $(O)/.cmd-list $(O)/.ldflags
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lcheck -lsubunit -lm -lrt $(LIBS)
+	$(Q)$(CC) $(TI_CFLAGS) $(TI_LDFLAGS) -o $@ $(CMD_OBJ) $(O)/libtapimg.a $(LIBS)
+
+$(O)/tests/libtest.a: $(SHARED_OBJ) $(O)/.test-list
+	@mkdir -p $(@D)
+	$(Q)rm -f $@ && ar rcs $@ $(SHARED_OBJ)
+
+$(UNIT_BIN) $(POWER_BIN): $(O)/%: $(O)/%.o $(O)/tests/libtest.a $(O)/libtapimg.a $(O)/.ldflags
+	$(call say,LD,$@)
+	$(Q)$(CC) $(TI_CFLAGS) $(TI_LDFLAGS) -o $@ $< $(O)/tests/libtest.a $(O)/libtapimg.a \
+		$(CHECK_LIBS) $(LIBS)
+
+# As a regression driver: the shared files bring a main() that runs the files it is given.
+$(FUZZ_BIN): $(O)/%: $(O)/%.o $(FUZZ_SHARED_OBJ) $(O)/tests/libtest.a $(O)/libtapimg.a $(O)/.ldflags
+	$(call say,LD,$@)
+	$(Q)$(CC) $(TI_CFLAGS) $(TI_LDFLAGS) -o $@ $< $(FUZZ_SHARED_OBJ) $(O)/tests/libtest.a \
+		$(O)/libtapimg.a $(CHECK_LIBS) $(LIBS)
+
+$(BENCH_BIN): $(O)/%: $(O)/%.o $(O)/libtapimg.a $(O)/.ldflags
+	$(call say,LD,$@)
+	$(Q)$(CC) $(TI_CFLAGS) $(TI_LDFLAGS) -o $@ $< $(O)/libtapimg.a $(LIBS)
+
+# Nothing but the public header and the shared library, as a user of the library has them.
+$(EXAMPLE_BIN): $(O)/%: %.c include/tapimg.h $(O)/$(SHLIB) $(O)/.flags
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS) -Wall -Wextra -Iinclude -o $@ $< -L$(O) -ltapimg \
+		-Wl,-rpath,$(abspath $(O)) $(LDFLAGS)
+
+examples: $(EXAMPLE_BIN)
+
+# ---------------------------------------------------------------- tests
+
+RUN = $(PYTHON) tests/run.py --build $(O) --jobs $(J) $(if $(T),--only '$(T)')
+kind_unit = --kind unit $(UNIT_BIN)
+kind_cli = --kind cli $(CLI_TESTS)
+kind_power = --kind power $(POWER_BIN)
+kind_fuzz = --kind fuzz $(FUZZ_BIN)
+kind_interop = --kind interop $(INTEROP_TESTS)
 
 unit: $(UNIT_BIN)
-	@for t in $(UNIT_BIN); do echo "$$t"; $$t || exit 1; done
+	@$(RUN) $(kind_unit)
+
+cli: all
+	@$(RUN) $(kind_cli)
+
+power: $(POWER_BIN)
+	@$(RUN) $(kind_power)
+
+fuzz-regression: $(FUZZ_BIN)
+	@$(RUN) $(kind_fuzz)
+
+interop: all
+	@$(RUN) $(kind_interop)
+
+check: all $(UNIT_BIN) $(POWER_BIN) $(FUZZ_BIN) $(BENCH_BIN)
+	@$(RUN) $(kind_unit) $(kind_cli) $(kind_power) $(kind_fuzz) $(kind_interop)
+
+# Both kinds in one run, so that they share one sum; for builds with sanitizers.
+san-check: all $(UNIT_BIN)
+	@$(RUN) $(kind_unit) $(kind_cli)
+
+check-long: all $(UNIT_BIN) $(POWER_BIN) $(FUZZ_BIN) $(BENCH_BIN)
+	@$(RUN) --long $(kind_unit) $(kind_cli) $(kind_power) $(kind_fuzz) $(kind_interop)
+
+valgrind: $(UNIT_BIN)
+	@$(RUN) --valgrind $(kind_unit)
+
+coverage:
+	@$(MAKE) --no-print-directory SAN=cov O=build-cov unit cli power
+	@$(PYTHON) scripts/coverage build-cov
+
+# libFuzzer wants its own compiler and flags: everything is built again below $(O)-fuzz.
+fuzz:
+	@$(MAKE) --no-print-directory CC=$(FUZZ_CC) O=$(O)-fuzz fuzz-build \
+		CFLAGS='-O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined'
+	@$(PYTHON) tests/run.py --build $(O)-fuzz --fuzz $(FUZZ_SECONDS) --jobs $(J) \
+		--kind fuzz $(FUZZ_SRC:%.c=$(O)-fuzz/%-live)
+
+FUZZ_LIVE := $(FUZZ_BIN:%=%-live)
+fuzz-build: $(FUZZ_LIVE)
+FUZZ_MAIN := $(O)/tests/fuzz/main.o
+$(FUZZ_LIVE): $(O)/%-live: $(O)/%.o $(filter-out $(FUZZ_MAIN),$(FUZZ_SHARED_OBJ)) $(O)/tests/libtest.a $(O)/libtapimg.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(TI_CFLAGS) -fsanitize=fuzzer $(TI_LDFLAGS) -o $@ $^ $(CHECK_LIBS) $(LIBS)
+
+bench: all $(BENCH_BIN)
+	@$(PYTHON) tests/bench/bench.py --build $(O) $(BENCH)
+
+# ---------------------------------------------------------------- analysis
+
+ANALYZE_SRC := $(LIB_SRC) $(CMD_SRC)
+ANALYZE_STAMP := $(ANALYZE_SRC:%.c=$(O)/analyze/%.ok)
+$(O)/analyze/%.ok: %.c .clang-tidy $(O)/.flags
+	$(call say,CHECK,$<)
+	@mkdir -p $(@D)
+	$(Q)gcc -std=gnu11 $(WARN) $(TI_CPPFLAGS) -O2 -fanalyzer -Werror \
+		-Wno-analyzer-malloc-leak -Wno-analyzer-too-complex -c -o /dev/null $<
+	$(Q)clang-tidy --quiet --warnings-as-errors='*' $< -- -std=gnu11 $(TI_CPPFLAGS) \
+		>$@.log 2>&1 || { cat $@.log; exit 1; }
+	@touch $@
+
+analyze: $(ANALYZE_STAMP)
+	$(call say,CHECK,cppcheck)
+	$(Q)cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr \
+		--suppress=missingIncludeSystem --error-exitcode=1 -j $(J) \
+		-Iinclude -Ilib -Iformats -Icmd -D_GNU_SOURCE lib formats cmd
+	$(call say,CHECK,scripts)
+	$(Q)shellcheck -x -S warning scripts/install-deps scripts/quickstart scripts/test .ci/run \
+		$(wildcard tests/cli/*.sh tests/interop/*.sh)
+	$(call say,CHECK,man)
+	$(Q)$(if $(MAN),tests/interop/man-pages.py --lint-only)
+
+# ---------------------------------------------------------------- installation
+
+install: all
+	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(libdir)/pkgconfig $(DESTDIR)$(includedir)
+	$(INSTALL) -m 755 $(O)/tapimg $(DESTDIR)$(bindir)/tapimg
+	$(INSTALL) -m 644 include/tapimg.h $(DESTDIR)$(includedir)/tapimg.h
+	$(INSTALL) -m 644 $(O)/libtapimg.a $(DESTDIR)$(libdir)/libtapimg.a
+	$(INSTALL) -m 755 $(O)/$(SHLIB) $(DESTDIR)$(libdir)/$(SHLIB)
+	ln -sf $(SHLIB) $(DESTDIR)$(libdir)/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(libdir)/libtapimg.so
+	$(INSTALL) -m 644 $(O)/tapimg.pc $(DESTDIR)$(libdir)/pkgconfig/tapimg.pc
+	for m in $(MAN); do \
+		$(INSTALL) -D -m 644 $$m $(DESTDIR)$(mandir)/man$${m##*.}/$${m#man/} || exit 1; \
+	done
+	$(if $(COMPLETION),$(INSTALL) -D -m 644 $(COMPLETION) $(DESTDIR)$(compdir)/tapimg)
+
+install-qemu-img-link: install
+	ln -sf tapimg $(DESTDIR)$(bindir)/qemu-img
+
+# The link is taken away only if it is ours.
+uninstall:
+	rm -f $(DESTDIR)$(bindir)/tapimg $(DESTDIR)$(includedir)/tapimg.h \
+		$(DESTDIR)$(libdir)/libtapimg.a $(DESTDIR)$(libdir)/libtapimg.so \
+		$(DESTDIR)$(libdir)/$(SONAME) $(DESTDIR)$(libdir)/$(SHLIB) \
+		$(DESTDIR)$(libdir)/pkgconfig/tapimg.pc $(DESTDIR)$(compdir)/tapimg
+	for m in $(MAN); do rm -f $(DESTDIR)$(mandir)/man$${m##*.}/$${m#man/}; done
+	if [ "$$(readlink $(DESTDIR)$(bindir)/qemu-img)" = tapimg ]; then \
+		rm -f $(DESTDIR)$(bindir)/qemu-img; fi
 
 clean:
 	rm -rf $(O)
 
--include $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(UNIT_BIN:%=%.d)
-.PHONY: all unit clean
+-include $(patsubst %.c,$(O)/%.d,$(LIB_SRC) $(CMD_SRC) $(TEST_SRC) $(FUZZ_SRC) $(FUZZ_SHARED_SRC) $(BENCH_SRC))
+
+.PHONY: all examples unit cli power fuzz-regression interop check san-check check-long valgrind coverage \
+	fuzz fuzz-build bench analyze install install-qemu-img-link uninstall clean
 .SECONDARY:
+.DELETE_ON_ERROR:

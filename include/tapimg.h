@@ -33,6 +33,8 @@
 extern "C" {
 #endif
 
+#pragma GCC visibility push(default)
+
 #define TAPIMG_VERSION "0.1.0"
 
 /** The version of the library that is running, e.g. "0.1.0". */
@@ -451,6 +453,8 @@ int tapimg_commit(struct tapimg *img, unsigned base, bool empty, uint64_t rate,
  */
 int tapimg_rebase(struct tapimg *img, struct tapimg *new_backing, const char *name, const char *format,
 		  bool compress, tapimg_progress *progress, void *arg, struct tapimg_err *err);
+
+#pragma GCC visibility pop
 
 #ifdef __cplusplus
 }

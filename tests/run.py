@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-2-Clause
+"""Runs tests and counts them.
+
+  tests/run.py [options] --kind NAME PROGRAM... [--kind NAME PROGRAM...]
+
+A test is any program.  How it is counted, the first rule that fits:
+  1. a line "N passed, N failed, N skipped" of its output counts so many;
+  2. lines of the Check library, "80%: Checks: 5, Failures: 1, Errors: 0", count each check;
+  3. exit status 0 is one passed, 77 one skipped, anything else one failed.
+An exit status other than 0 and 77 is at least one failure, whatever was printed.
+Lines that begin with SKIP are shown, so that nothing is skipped in silence.
+
+What a test finds in its environment:
+  TAPIMG         the program under test, absolute
+  TAPIMG_BUILD   the build folder, absolute         TAPIMG_SRC  the source tree, absolute
+  TAPIMG_CORPUS  folder with MANIFEST.tsv and images.tar.zst, or unset
+  TAPIMG_LONG    1 with --long, else unset
+  TMPDIR         an empty folder of its own, removed afterwards
+It runs with TMPDIR as its current folder and has to leave everything else alone.
+"""
+import argparse
+import concurrent.futures
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+SUM = re.compile(r'^(\d+) passed, (\d+) failed, (\d+) skipped\b', re.M)
+CHECK = re.compile(r'^\d+%: Checks: (\d+), Failures: (\d+), Errors: (\d+)', re.M)
+LIMIT, LIMIT_LONG = 600, 7200           # seconds for one test
+
+
+def options():
+    p = argparse.ArgumentParser(usage=__doc__)
+    p.add_argument('--build', default='build')
+    p.add_argument('--jobs', type=int, default=os.cpu_count())
+    p.add_argument('--only', help='run only tests whose name contains this')
+    p.add_argument('--long', action='store_true')
+    p.add_argument('--valgrind', action='store_true')
+    p.add_argument('--fuzz', type=int, metavar='SECONDS', help='fuzz each target so long')
+    p.add_argument('--kind', nargs='+', action='append', metavar=('NAME', 'PROGRAM'), default=[])
+    return p.parse_args()
+
+
+def corpus(src):
+    """Where the corpus of real images lies, or None."""
+    for path in (os.environ.get('TAPIMG_CORPUS'), os.path.join(src, '..', 'shared', 'corpus')):
+        if path and os.path.exists(os.path.join(path, 'MANIFEST.tsv')):
+            return os.path.abspath(path)
+    return None
+
+
+def environment(opt, src):
+    env = dict(os.environ)
+    build = os.path.abspath(opt.build)
+    env.update(TAPIMG=os.path.join(build, 'tapimg'), TAPIMG_BUILD=build, TAPIMG_SRC=src,
+               LC_ALL='C.UTF-8')
+    env.setdefault('ASAN_OPTIONS', 'abort_on_error=0:detect_leaks=1')
+    env.setdefault('UBSAN_OPTIONS', 'print_stacktrace=1')
+    env.pop('TAPIMG_CORPUS', None)
+    env.pop('MAKEFLAGS', None)
+    env.pop('TAPIMG_LONG', None)
+    where = corpus(src)
+    if where:
+        env['TAPIMG_CORPUS'] = where
+    if opt.long:
+        env['TAPIMG_LONG'] = '1'
+    return env
+
+
+def command(opt, kind, prog, src):
+    prog = os.path.abspath(prog)
+    if prog.endswith('.py'):
+        return [sys.executable, prog]
+    if prog.endswith('.sh'):
+        return ['bash', prog]
+    if opt.valgrind:
+        return ['valgrind', '-q', '--error-exitcode=9', '--leak-check=full',
+                '--errors-for-leak-kinds=definite', '--trace-children=no', prog]
+    if kind == 'fuzz':
+        name = os.path.basename(prog)
+        name = name[:-5] if name.endswith('-live') else name
+        seeds = os.path.join(src, 'tests', 'fuzz', 'corpus')
+        own = os.path.join(seeds, name[len('fuzz-'):])
+        seeds = own if os.path.isdir(own) else seeds
+        if opt.fuzz:
+            return [prog, f'-max_total_time={opt.fuzz}', '-rss_limit_mb=2048', '-timeout=20',
+                    '-print_final_stats=1', 'new', seeds]
+        return [prog, seeds]
+    return [prog]
+
+
+def run(opt, kind, prog, src, env):
+    """One test: (name, passed, failed, skipped, seconds, output)."""
+    name = kind + '/' + os.path.basename(prog)
+    tmp = tempfile.mkdtemp(prefix='tapimg-test-')
+    os.mkdir(os.path.join(tmp, 'new'))
+    env = dict(env, TMPDIR=tmp)
+    if opt.valgrind:
+        env['CK_FORK'] = 'no'
+        env['CK_TIMEOUT_MULTIPLIER'] = '50'
+    limit = (opt.fuzz + 300) if opt.fuzz else LIMIT_LONG if opt.long else LIMIT
+    begin = time.monotonic()
+    child = subprocess.Popen(command(opt, kind, prog, src), cwd=tmp, env=env,
+                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        out = child.communicate(timeout=limit)[0].decode(errors='replace')
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        out = child.communicate()[0].decode(errors='replace') + f'\nstopped after {limit} s\n'
+    took = time.monotonic() - begin
+    if opt.fuzz and child.returncode:
+        keep_findings(opt, name, tmp)
+    shutil.rmtree(tmp, ignore_errors=True)
+    return (name, *count(child.returncode, out), took, out)
+
+
+def keep_findings(opt, name, tmp):
+    where = os.path.join(opt.build, 'findings', os.path.basename(name))
+    os.makedirs(where, exist_ok=True)
+    for f in os.listdir(tmp):
+        if f.startswith(('crash-', 'leak-', 'oom-', 'timeout-')):
+            shutil.copy(os.path.join(tmp, f), where)
+            print(f'kept {where}/{f}')
+
+
+def count(status, out):
+    sums, checks = SUM.findall(out), CHECK.findall(out)
+    if sums:
+        passed, failed, skipped = (int(n) for n in sums[-1])
+    elif checks:
+        total, bad = (sum(int(c[0]) for c in checks), sum(int(c[1]) + int(c[2]) for c in checks))
+        passed, failed, skipped = total - bad, bad, 0
+    else:
+        return (int(status == 0), int(status not in (0, 77)), int(status == 77))
+    if status not in (0, 77) and not failed:
+        failed = 1
+    return passed, failed, skipped
+
+
+def show(result):
+    name, passed, failed, skipped, took, out = result
+    word = 'FAIL' if failed else 'ok' if passed else 'SKIP' if skipped else 'ok'
+    detail = f'{passed} passed' + (f', {failed} failed' if failed else '') \
+        + (f', {skipped} skipped' if skipped else '')
+    print(f'  {word:4} {name:40} {detail}, {took:.1f} s', flush=True)
+    if failed:
+        tail = out.splitlines()[-60:]
+        print('\n'.join('       | ' + line for line in tail), flush=True)
+    else:
+        for line in out.splitlines():
+            if line.lstrip().startswith('SKIP'):
+                print('       | ' + line.strip(), flush=True)
+
+
+def main():
+    opt = options()
+    src = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    env = environment(opt, src)
+    total = [0, 0, 0]
+    for kind, *progs in opt.kind:
+        mine = [0, 0, 0]
+        if opt.only:
+            progs = [p for p in progs if opt.only in os.path.basename(p)]
+        print(f'{kind}: {len(progs)} tests' if progs else f'{kind}: no tests here', flush=True)
+        with concurrent.futures.ThreadPoolExecutor(max(opt.jobs, 1)) as pool:
+            jobs = [pool.submit(run, opt, kind, p, src, env) for p in progs]
+            for job in concurrent.futures.as_completed(jobs):
+                result = job.result()
+                show(result)
+                for i in range(3):
+                    mine[i] += result[1 + i]
+        print(f'{kind}: {mine[0]} passed, {mine[1]} failed, {mine[2]} skipped', flush=True)
+        total = [a + b for a, b in zip(total, mine)]
+    print(f'{total[0]} passed, {total[1]} failed, {total[2]} skipped', flush=True)
+    return 1 if total[1] or not sum(total) else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
