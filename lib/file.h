@@ -35,7 +35,7 @@ struct io {
 	struct file *file;
 	enum io_op op;
 	unsigned flags;
-	uint64_t off, len;
+	uint64_t off, len;		/* a DISCARD is narrowed to whole units: set anew for the next */
 	const struct iovec *iov;	/* READ, WRITE: exactly len bytes */
 	int iovcnt;
 	int ret;			/* 0 or negative errno, for done() */
@@ -44,7 +44,7 @@ struct io {
 	struct list node;		/* file.c: queue of the file, or writes in flight */
 	struct iovec iov1;		/* for the submitter's convenience */
 	uint64_t priv[16];		/* backend: an iocb fits */
-	uint64_t front[8];		/* file.c */
+	uint64_t front[8];		/* file-io.c */
 };
 
 void file_submit(struct io *io);
@@ -80,15 +80,21 @@ struct file {
 	struct list writes, waiting;
 	unsigned nserial;
 	uint64_t grow_to;		/* preallocation wanted or done up to here */
-	bool growing;
+	uint64_t grow_step;
+	bool growing, no_grow;		/* no_grow: backends for which it is of no use set it */
 	unsigned inflight;
+	int flush_err;			/* a flush has failed: so does every later one */
 	void *priv;			/* the backend's */
 };
 
 /* Every member but those marked is required.  Blocking ones are for administrative use. */
 struct file_ops {
 	const char *name;
-	void (*submit)(struct io *io);		/* asynchronous; ends with io_complete() */
+	/*
+	 * Asynchronous; ends with io_complete().  Offsets, lengths and buffers are aligned; a READ ends
+	 * at most at the size rounded up to align, and what lies beyond the size reads as zeroes.
+	 */
+	void (*submit)(struct io *io);
 	int (*truncate)(struct file *f, uint64_t size);			/* blocking */
 	int (*refresh)(struct file *f);		/* rereads the size; may be NULL */
 	int (*prealloc)(struct file *f, uint64_t off, uint64_t len);	/* blocking, thread-safe; may be NULL: -ENOTSUP */
@@ -100,8 +106,14 @@ struct file_ops {
 	void (*close)(struct file *f);
 };
 
-/* For backends: the transfer is over.  Callable from submit() as well: completion is deferred. */
+/*
+ * For backends: the transfer is over.  @ret: 0 all of it; n > 0 only the first n bytes of a READ or
+ * WRITE (the front goes on from there); or a negative errno.  Callable from submit() as well:
+ * completion is deferred.
+ */
 void io_complete(struct io *io, int ret);
+/* The same at once: only from the loop, outermost (a finished helper job or iocb). */
+void io_complete_now(struct io *io, int ret);
 
 /*
  * Opens by path or provider scheme.  Sizes, alignment and locks are settled on return.
@@ -114,6 +126,9 @@ struct file *file_alloc(struct tapimg_loop *loop, const struct file_ops *ops, co
 			unsigned flags);
 /* A file of @size bytes that answers without I/O: reads are zeroes that are not even stored. */
 int file_open_null(struct tapimg_loop *loop, uint64_t size, struct file **out);
+/* The posix backend: a regular file or a block device. file_open() calls it. */
+int file_open_posix(struct tapimg_loop *loop, const char *name, unsigned flags, struct file **out,
+		    struct tapimg_err *err);
 /* Waits for transfers in flight, trims what was grown ahead, closes.  No flush. NULL is accepted. */
 void file_close(struct file *f);
 
@@ -131,6 +146,10 @@ int file_truncate(struct file *f, uint64_t size);	/* sets size and logical_end *
 int file_prealloc(struct file *f, uint64_t off, uint64_t len);	/* -ENOTSUP: write zeroes instead */
 int file_status(struct file *f, uint64_t off, uint64_t *len, bool *data);
 uint64_t file_allocated(struct file *f);
+int file_refresh(struct file *f);	/* the size may have changed outside */
+int file_fd(struct file *f);		/* the descriptor behind it, or -1; not to be closed */
+/* Something was written past the front, through file_fd(): counts for flushes and sizes. */
+void file_written(struct file *f, uint64_t off, uint64_t len);
 
 /*
  * Growing ahead: says that space up to @end will be written soon.  Starts a background

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* loop-impl.h - what a loop consists of; for loop.c, work.c and the storage seam only */
+#ifndef LOOP_IMPL_H
+#define LOOP_IMPL_H
+
+#include <pthread.h>
+
+#include "aio.h"
+#include "loop.h"
+#include "work.h"
+
+struct pool {
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	struct list queue;		/* of struct work.node, under lock */
+	struct list finished;		/* of struct work.node, under lock */
+	unsigned nfinished;		/* atomic: so that a turn need not take the lock */
+	unsigned nqueued, idle;		/* under lock */
+	unsigned nthreads, max;
+	bool stop;
+	pthread_t *threads;
+	unsigned outstanding;		/* loop's: submitted and not called back */
+};
+
+struct tapimg_loop {
+	struct list ready;
+	struct list timers;		/* by time */
+	struct list *park;
+	struct list providers;
+	struct aio aio;
+	struct pool pool;
+	uint64_t now;			/* 0: not read in this turn */
+	unsigned depth;			/* turns running, one inside the other */
+	int wakefd;			/* eventfd: helpers, and in fd mode everything */
+	int epfd, timerfd;		/* fd mode; else -1 */
+	bool signalled;			/* fd mode: wakefd was written by the loop itself */
+	bool sleeping;			/* atomic: a helper that finishes must write to wakefd */
+	void *zeroes;			/* LOOP_ZEROES bytes, or NULL: not yet asked for */
+};
+
+#define LOOP_ZEROES (1u << 20)
+
+/* LOOP_ZEROES readable zero bytes, page-aligned. NULL: no memory. */
+const void *loop_zeroes(struct tapimg_loop *loop);
+
+/* Queues an iocb for the end of the turn. The context has been started. */
+void loop_aio(struct tapimg_loop *loop, struct aio_op *op);
+
+/* fd mode: makes the descriptor readable when something was left to do outside a turn. */
+void loop_signal_slow(struct tapimg_loop *loop);
+static inline void loop_signal(struct tapimg_loop *loop)
+{
+	if (loop->epfd >= 0 && !loop->depth && !loop->signalled)
+		loop_signal_slow(loop);
+}
+
+/* work.c */
+int pool_init(struct tapimg_loop *loop, unsigned threads);
+void pool_exit(struct tapimg_loop *loop);
+int pool_reap(struct tapimg_loop *loop);	/* runs task.fn of finished jobs; how many */
+void work_slots_free(void);			/* of the calling thread */
+
+#endif
