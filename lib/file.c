@@ -72,6 +72,11 @@ static struct file_provider *find_provider(struct tapimg_loop *loop, const char 
 	return NULL;
 }
 
+bool file_provided(struct tapimg_loop *loop, const char *name)
+{
+	return find_provider(loop, name);
+}
+
 static const char *plain_path(const char *name)
 {
 	return strncmp(name, "file:", 5) ? name : name + 5;

@@ -91,6 +91,7 @@ int image_settle(struct tapimg *img);
 int image_grow_zero(struct tapimg *img, uint64_t size, struct tapimg_err *err);
 /* Memory and strings that live as long as img->info. NULL: no memory. */
 void *info_alloc(struct tapimg *img, size_t size);
+void info_free(struct tapimg *img);
 char *info_printf(struct tapimg *img, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* name.c: names as people and images write them */

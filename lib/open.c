@@ -279,7 +279,7 @@ static int below_no_loop(struct tapimg *top, const struct spec *s, unsigned dept
 			 struct tapimg_err *err)
 {
 	struct file_id none = { 0 };
-	struct file_id id = name_has_scheme(s->n.path) ? none : file_id_path(s->n.path);
+	struct file_id id = file_provided(top->loop, s->n.path) ? none : file_id_path(s->n.path);
 	struct tapimg *twin;
 
 	if (depth >= CHAIN_MAX)

@@ -18,6 +18,5 @@ bool file_id_same(const struct file_id *a, const char *a_name, const struct file
 struct tapimg *chain_find_file(struct tapimg *img, const struct file_id *id, const char *name);
 
 void image_free(struct tapimg *img);	/* memory only */
-void info_free(struct tapimg *img);
 
 #endif

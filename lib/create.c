@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * create.c - making images, and measuring what one would need
+ *
+ * What is common to all formats: options and size are checked, the backing file is looked at, and
+ * the file is made where target.c says.  The bytes are the driver's.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "checked.h"
+#include "name.h"
+#include "open.h"
+#include "opt.h"
+
+static int create_check(const struct format *fmt, const char *name,
+			const struct tapimg_create_opts *o, struct tapimg_err *err)
+{
+	int ret;
+
+	if (!fmt->create)
+		return err_set(err, -ENOTSUP, "%s: images of the %s format cannot be made", name,
+			       fmt->name);
+	ret = opts_check(fmt, o->opts, o->nopts, TAPIMG_OPT_CREATE, err);
+	if (ret)
+		return err_prefix(err, ret, "%s", name);
+	if (o->backing && !*o->backing)
+		return err_set(err, -EINVAL, "%s: the name of the backing file is empty", name);
+	if (o->backing && !fmt->set_backing)
+		return err_set(err, -ENOTSUP, "%s: the %s format has no backing files", name, fmt->name);
+	if (!o->backing && o->backing_format)
+		return err_set(err, -EINVAL, "%s: a backing format without a backing file", name);
+	if (o->backing && !o->backing_format)
+		return err_set(err, -EINVAL, "%s: the format of the backing file '%s' must be given",
+			       name, o->backing);
+	if (o->backing && !format_find(o->backing_format))
+		return err_set(err, -ENOTSUP, "%s: unknown format '%s' of the backing file", name,
+			       o->backing_format);
+	if (o->size == TAPIMG_SIZE_BACKING && (!o->backing || o->no_backing_check))
+		return err_set(err, -EINVAL, "%s: a size is needed%s", name,
+			       o->backing ? ", as the backing file is not looked at" : "");
+	if (o->size != TAPIMG_SIZE_BACKING && o->size > INT64_MAX)
+		return err_set(err, -EFBIG, "%s: a size of %llu bytes is too large", name,
+			       (unsigned long long)o->size);
+	return 0;
+}
+
+/* The backing chain, opened only to look at; refuses one that would hold the new image itself. */
+static int open_backing(struct tapimg_loop *loop, const char *name,
+			const struct tapimg_create_opts *o, struct tapimg **out,
+			struct tapimg_err *err)
+{
+	struct tapimg_open_opts opts = {
+		.format = o->backing_format, .flags = TAPIMG_SHARE | TAPIMG_NO_IO,
+		.gate = o->gate, .gate_arg = o->gate_arg,
+	};
+	struct file_id id = { 0 };
+	struct name n = { 0 }, self = { 0 };
+	char *path = NULL;
+	int ret = name_parse(name, &self, err);
+
+	if (!ret)
+		path = name_resolve(self.path, o->backing);
+	if (!ret && !path)
+		ret = err_set(err, -ENOMEM, "no memory");
+	if (!ret)
+		ret = name_parse(path, &n, err);
+	if (ret)
+		goto out;
+	ret = image_gate(&opts, TAPIMG_ROLE_BACKING, name, n.path, err);
+	if (ret)
+		goto out;
+	ret = tapimg_open(loop, path, &opts, out, err);
+	if (ret) {
+		err_prefix(err, ret, "%s: backing file '%s'", name, o->backing);
+		goto out;
+	}
+	if (!file_provided(loop, self.path))
+		id = file_id_path(self.path);
+	if ((id.known || file_provided(loop, self.path)) &&
+	    chain_find_file(*out, &id, self.path)) {
+		ret = err_set(err, -ELOOP, "%s: the image would be its own backing file", name);
+		tapimg_close(*out, NULL);
+		*out = NULL;
+	}
+out:
+	free(path);
+	name_free(&n);
+	name_free(&self);
+	return ret;
+}
+
+static int create_file(const struct format *fmt, struct create *c, const char *path,
+		       struct tapimg_err *err)
+{
+	int ret = file_open(c->loop, path, FILE_RDWR | FILE_CREATE, &c->file, err), r;
+
+	if (ret)
+		return ret;
+	if (!c->file->block_dev) {
+		ret = file_truncate(c->file, 0);
+		if (ret)
+			err_errno(err, ret, "%s: emptying it", c->name);
+	}
+	if (!ret)
+		ret = fmt->create(c, err);
+	if (ret && !err->text[0])
+		err_errno(err, ret, "%s", c->name);
+	if (!ret) {
+		r = file_flush(c->file);
+		if (r)
+			ret = err_errno(err, r, "%s: flushing", c->name);
+	}
+	file_close(c->file);
+	c->file = NULL;
+	return ret;
+}
+
+static int create_image(struct tapimg_loop *loop, const char *name,
+			const struct tapimg_create_opts *o, struct tapimg_err *err)
+{
+	const struct format *fmt = o->format ? format_find(o->format) : NULL;
+	struct create c = {
+		.loop = loop, .name = name, .size = o->size, .backing = o->backing,
+		.backing_format = o->backing_format, .opts = o->opts, .nopts = o->nopts,
+		.exclusive = o->exclusive,
+	};
+	struct tapimg_target *t = NULL;
+	int ret;
+
+	if (!fmt)
+		return err_set(err, -ENOTSUP, "%s: unknown format '%s'", name,
+			       o->format ? o->format : "");
+	ret = create_check(fmt, name, o, err);
+	if (!ret && o->backing && !o->no_backing_check)
+		ret = open_backing(loop, name, o, &c.backing_img, err);
+	if (ret)
+		return ret;
+	if (o->size == TAPIMG_SIZE_BACKING)
+		c.size = c.backing_img->size;
+	ret = tapimg_target_begin(loop, name, (o->exclusive ? TAPIMG_TARGET_EXCLUSIVE : 0) |
+				  (o->in_place ? TAPIMG_TARGET_IN_PLACE : 0), &t, err);
+	if (!ret)
+		ret = create_file(fmt, &c, tapimg_target_path(t), err);
+	if (!ret)
+		ret = tapimg_target_commit(t, err);
+	else
+		tapimg_target_abort(t);
+	if (c.backing_img)
+		tapimg_close(c.backing_img, NULL);
+	return ret;
+}
+
+int tapimg_create(struct tapimg_loop *loop, const char *name, const struct tapimg_create_opts *opts,
+		  struct tapimg_err *err)
+{
+	struct tapimg_err e = { 0 };
+	int ret = create_image(loop, name, opts, &e);
+
+	return ret ? err_set(err, ret, "%s", e.text) : 0;
+}
+
+int tapimg_measure(struct tapimg_loop *loop, struct tapimg *src, const struct tapimg_create_opts *opts,
+		   struct tapimg_measure *out, struct tapimg_err *err)
+{
+	const struct format *fmt = opts->format ? format_find(opts->format) : NULL;
+	struct create c = {
+		.loop = loop, .name = opts->format, .size = src ? src->size : opts->size,
+		.backing = opts->backing, .backing_format = opts->backing_format,
+		.opts = opts->opts, .nopts = opts->nopts,
+	};
+	struct tapimg_err e = { 0 };
+	int ret;
+
+	memset(out, 0, sizeof(*out));
+	if (!fmt)
+		return err_set(err, -ENOTSUP, "unknown format '%s'", opts->format ? opts->format : "");
+	if (!fmt->measure)
+		return err_set(err, -ENOTSUP, "the %s format cannot be measured", fmt->name);
+	ret = opts_check(fmt, opts->opts, opts->nopts, TAPIMG_OPT_CREATE, err);
+	if (ret)
+		return ret;
+	if (c.size > INT64_MAX)
+		return err_set(err, -EFBIG, "a size of %llu bytes is too large",
+			       (unsigned long long)c.size);
+	ret = src ? image_settle(src) : 0;
+	if (ret)
+		return err_errno(err, ret, "%s: writing what was left to be written", src->name);
+	ret = fmt->measure(&c, src, out, &e);
+	if (!ret)
+		return 0;
+	return e.text[0] ? err_set(err, ret, "%s", e.text) : err_errno(err, ret, "%s", fmt->name);
+}
