@@ -178,8 +178,8 @@ static void inplace_done(struct io *io)
 static void write_inplace(struct piece *p)
 {
 	struct engine *e = &p->img->eng;
-	const struct iovec *iov = p->req->iov;
-	int n = p->req->iovcnt;
+	const struct iovec *iov;
+	int n;
 
 	piece_unlock(p);
 	if (p->zero) {
@@ -190,17 +190,10 @@ static void write_inplace(struct piece *p)
 			 big ? 0 : 1, inplace_done);
 		return;
 	}
-	if (p->len != p->req->len) {
-		n = piece_iov(p, p->off, p->len, p->iov, PIECE_IOV);
-		iov = p->iov;
-		if (n > PIECE_IOV) {
-			iov = p->viov = malloc(n * sizeof(*p->viov));
-			if (!iov) {
-				piece_abort(p, -ENOMEM);
-				return;
-			}
-			piece_iov(p, p->off, p->len, p->viov, n);
-		}
+	n = piece_buffers(p, &iov);
+	if (n < 0) {
+		piece_abort(p, n);
+		return;
 	}
 	piece_io(p, IO_WRITE, p->ext.file, p->ext.host, p->len, iov, n, inplace_done);
 }

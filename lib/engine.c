@@ -141,8 +141,7 @@ int piece_iov(struct piece *p, uint64_t off, uint64_t len, struct iovec *out, in
 	return n;
 }
 
-/* The request's buffers for this piece, as *iov; returns their number or -ENOMEM. */
-static int piece_buffers(struct piece *p, const struct iovec **iov)
+int piece_buffers(struct piece *p, const struct iovec **iov)
 {
 	int n;
 

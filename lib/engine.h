@@ -104,6 +104,8 @@ struct piece *piece_split(struct piece *p, uint64_t len);	/* p keeps len; the re
 void piece_done(struct piece *p, int ret);
 /* the part of the request's buffers that belongs to [off, off+len), as iovecs; count or -ENOMEM */
 int piece_iov(struct piece *p, uint64_t off, uint64_t len, struct iovec *out, int max);
+/* the request's buffers for all of this piece, as *iov; their number or -ENOMEM */
+int piece_buffers(struct piece *p, const struct iovec **iov);
 void piece_copy_out(struct piece *p, const void *src);	/* into the request's buffers */
 void piece_io(struct piece *p, enum io_op op, struct file *file, uint64_t host, uint64_t len,
 	      const struct iovec *iov, int iovcnt, void (*done)(struct io *));
