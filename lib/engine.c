@@ -380,11 +380,6 @@ void tapimg_submit(struct tapimg *img, struct tapimg_req *req)
 	e->submitting--;
 }
 
-unsigned tapimg_inflight(const struct tapimg *img)
-{
-	return img->eng.inflight;
-}
-
 /* ------------------------------------------------------------------- reading */
 
 static void read_done(struct io *io)
