@@ -157,6 +157,10 @@ int cli_open(struct cli *c, const char *name, const struct cli_image *how, unsig
 	     struct tapimg **out);
 /* Closes; complains if what was written may not have arrived: 0 or negative errno.  NULL is fine. */
 int cli_close(struct cli *c, struct tapimg *img);
+/* An error's text without the "name: " before it, or the errno's own when there is none. */
+const char *cli_why(const char *name, const struct tapimg_err *err, int ret);
+/* "name: why", whether or not the library's text begins with the name. Returns 1. */
+int cli_failed(const struct cli *c, const char *name, const struct tapimg_err *err, int ret);
 /*
  * Adds the flags of a cache mode: none, writeback, writethrough, directsync, unsafe.  @what: "cache"
  * or "source cache", for the message. 0 or -1.
@@ -166,6 +170,15 @@ int cli_cache(const struct cli *c, const char *what, const char *mode, unsigned 
 char *cli_snapshot_param(const struct cli *c, const char *text);
 /* Complains about a format nobody knows: 0 or -1. */
 int cli_known_format(const struct cli *c, const char *format);
+/*
+ * The options that many verbs share: -f, --image-opts, -U, -q, --output. 1 if @val was one of them
+ * and is dealt with, 0 if not, -1 after a message.
+ */
+struct cli_common {
+	struct cli_image how;
+	bool quiet, json;
+};
+int cli_common(struct cli *c, int val, struct cli_common *o);
 /* --output=human|json: 0 or -1. */
 int cli_output(const struct cli *c, const char *text, bool *json);
 /* The name that tapimg_open() takes for a list of driver options; malloc'd, NULL after a message. */

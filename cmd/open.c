@@ -93,6 +93,23 @@ int cli_known_format(const struct cli *c, const char *format)
 	return -1;
 }
 
+const char *cli_why(const char *name, const struct tapimg_err *err, int ret)
+{
+	size_t n = strlen(name);
+
+	if (!err->text[0])
+		return strerror(-ret);
+	if (!strncmp(err->text, name, n) && !strncmp(err->text + n, ": ", 2))
+		return err->text + n + 2;
+	return err->text;
+}
+
+int cli_failed(const struct cli *c, const char *name, const struct tapimg_err *err, int ret)
+{
+	cli_error(c, "%s: %s", name, cli_why(name, err, ret));
+	return 1;
+}
+
 int cli_open(struct cli *c, const char *name, const struct cli_image *how, unsigned flags,
 	     struct tapimg **out)
 {
@@ -124,7 +141,7 @@ int cli_open(struct cli *c, const char *name, const struct cli_image *how, unsig
 	}
 	ret = tapimg_open(c->loop, listed ? listed : name, &opts, out, &err);
 	if (ret)
-		cli_error(c, "Could not open '%s': %s", name, err.text);
+		cli_error(c, "Could not open '%s': %s", name, cli_why(name, &err, ret));
 	free(listed);
 	return ret;
 }
@@ -157,6 +174,28 @@ int cli_cache(const struct cli *c, const char *what, const char *mode, unsigned 
 	cli_error(c, "Invalid %s option: %s (one of none, writeback, writethrough, directsync, unsafe)",
 		  what, mode);
 	return -1;
+}
+
+int cli_common(struct cli *c, int val, struct cli_common *o)
+{
+	switch (val) {
+	case 'f':
+		o->how.format = optarg;
+		return 1;
+	case 'U':
+		o->how.share = true;
+		return 1;
+	case 'q':
+		o->quiet = true;
+		return 1;
+	case OPT_IMAGE_OPTS_VAL:
+		o->how.image_opts = true;
+		return 1;
+	case OPT_OUTPUT_VAL:
+		return cli_output(c, optarg, &o->json) ? -1 : 1;
+	default:
+		return 0;
+	}
 }
 
 char *cli_snapshot_param(const struct cli *c, const char *text)

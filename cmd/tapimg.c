@@ -10,7 +10,8 @@
 #define QEMU_IMG_VERSION "7.2.0"
 
 static const struct command *const commands[] = {
-	NULL
+	&command_amend, &command_bitmap, &command_check, &command_completion, &command_create,
+	&command_info, &command_map, &command_measure, &command_resize, &command_snapshot, NULL
 };
 
 const struct command *const *command_table(void)
@@ -58,7 +59,6 @@ static json_t *describe_command(const struct command *cmd)
 	json_add_str(obj, "name", cmd->name);
 	json_add_str(obj, "usage", cmd->usage);
 	json_add_str(obj, "summary", cmd->summary);
-	json_add_bool(obj, "hidden", cmd->flags & CMD_HIDDEN);
 	for (const struct option_desc *o = cmd->options; o->val; o++)
 		json_array_append_new(list, describe_option(o));
 	json_object_set_new(obj, "options", list);
@@ -72,14 +72,18 @@ static int list_commands(const struct cli *c, const char *how)
 
 	if (!strcmp(how, "=json")) {
 		list = json_array();
-		for (const struct command *const *p = commands; *p; p++)
-			json_array_append_new(list, describe_command(*p));
+		for (const struct command *const *p = commands; *p; p++) {
+			if (!((*p)->flags & CMD_HIDDEN))
+				json_array_append_new(list, describe_command(*p));
+		}
 		return json_print(c, list) ? 1 : 0;
 	}
 	if (*how)
 		return cli_usage_error(c, "--list-commands: '%s' is not 'json'", how + 1);
-	for (const struct command *const *p = commands; *p; p++)
-		printf("%s\n", (*p)->name);
+	for (const struct command *const *p = commands; *p; p++) {
+		if (!((*p)->flags & CMD_HIDDEN))
+			printf("%s\n", (*p)->name);
+	}
 	return 0;
 }
 
