@@ -52,6 +52,8 @@ includedir ?= $(prefix)/include
 datadir ?= $(prefix)/share
 mandir ?= $(datadir)/man
 compdir ?= $(datadir)/bash-completion/completions
+zshcompdir ?= $(datadir)/zsh/site-functions
+fishcompdir ?= $(datadir)/fish/vendor_completions.d
 INSTALL ?= install
 
 VERSION := $(shell sed -n 's/.*TAPIMG_VERSION "\(.*\)".*/\1/p' include/tapimg.h)
@@ -113,7 +115,6 @@ EXAMPLE_BIN := $(EXAMPLE_SRC:%.c=$(O)/%)
 CLI_TESTS := $(filter-out tests/cli/lib%,$(sort $(wildcard tests/cli/*.sh tests/cli/*.py)))
 INTEROP_TESTS := $(filter-out tests/interop/lib%,$(sort $(wildcard tests/interop/*.sh tests/interop/*.py)))
 MAN := $(sort $(wildcard man/*.[1-8]))
-COMPLETION := $(if $(wildcard cmd/completion.bash),cmd/completion.bash)
 
 # Programs link once the library has all of its parts.
 PARTS := $(wildcard lib/loop.c lib/engine.c lib/image.c lib/copy.c formats/raw.c formats/qcow2.c)
@@ -294,7 +295,10 @@ install: all
 	for m in $(MAN); do \
 		$(INSTALL) -D -m 644 $$m $(DESTDIR)$(mandir)/man$${m##*.}/$${m#man/} || exit 1; \
 	done
-	$(if $(COMPLETION),$(INSTALL) -D -m 644 $(COMPLETION) $(DESTDIR)$(compdir)/tapimg)
+	$(INSTALL) -d $(DESTDIR)$(compdir) $(DESTDIR)$(zshcompdir) $(DESTDIR)$(fishcompdir)
+	$(O)/tapimg completion bash >$(DESTDIR)$(compdir)/tapimg
+	$(O)/tapimg completion zsh >$(DESTDIR)$(zshcompdir)/_tapimg
+	$(O)/tapimg completion fish >$(DESTDIR)$(fishcompdir)/tapimg.fish
 
 install-qemu-img-link: install
 	ln -sf tapimg $(DESTDIR)$(bindir)/qemu-img
@@ -304,7 +308,8 @@ uninstall:
 	rm -f $(DESTDIR)$(bindir)/tapimg $(DESTDIR)$(includedir)/tapimg.h \
 		$(DESTDIR)$(libdir)/libtapimg.a $(DESTDIR)$(libdir)/libtapimg.so \
 		$(DESTDIR)$(libdir)/$(SONAME) $(DESTDIR)$(libdir)/$(SHLIB) \
-		$(DESTDIR)$(libdir)/pkgconfig/tapimg.pc $(DESTDIR)$(compdir)/tapimg
+		$(DESTDIR)$(libdir)/pkgconfig/tapimg.pc $(DESTDIR)$(compdir)/tapimg \
+		$(DESTDIR)$(zshcompdir)/_tapimg $(DESTDIR)$(fishcompdir)/tapimg.fish
 	for m in $(MAN); do rm -f $(DESTDIR)$(mandir)/man$${m##*.}/$${m#man/}; done
 	if [ "$$(readlink $(DESTDIR)$(bindir)/qemu-img)" = tapimg ]; then \
 		rm -f $(DESTDIR)$(bindir)/qemu-img; fi

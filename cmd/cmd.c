@@ -9,6 +9,7 @@
 #include <stdarg.h>
 
 #include "cmd.h"
+#include "opt.h"
 
 #define VAL_HELP	(OPT_LONG + 98)
 #define VAL_OBJECT	(OPT_LONG + 99)
@@ -243,67 +244,6 @@ struct tapimg_loop *cli_loop(struct cli *c)
 
 /* ----------------------------------------------------------- numbers, sizes */
 
-static int suffix_shift(char letter)
-{
-	static const char letters[] = "bkmgtpe";
-	const char *p = letter ? strchr(letters, tolower((unsigned char)letter)) : NULL;
-
-	return p ? (int)(p - letters) * 10 : -1;
-}
-
-/* Digits after the point, as a fraction of 2^shift rounded down. */
-static int parse_fraction(const char **text, int shift, uint64_t *out)
-{
-	const char *p = *text;
-	long double part = 0, scale = 1;
-
-	while (isdigit((unsigned char)*p)) {
-		scale /= 10;
-		part += (*p++ - '0') * scale;
-	}
-	if (part > 0 && shift == 0)
-		return -EINVAL;
-	*out = (uint64_t)(part * (long double)(1ULL << shift) + 0.5L);
-	*text = p;
-	return 0;
-}
-
-int parse_size(const char *text, uint64_t *out)
-{
-	bool hex = text[0] == '0' && tolower((unsigned char)text[1]) == 'x';
-	const char *p, *tail;
-	uint64_t whole, part = 0;
-	char *end;
-	int shift = 0;
-
-	if (!isdigit((unsigned char)text[0]))
-		return -EINVAL;
-	errno = 0;
-	whole = strtoull(text, &end, hex ? 16 : 10);
-	if (errno)
-		return -ERANGE;
-	tail = p = end;
-	if (hex)
-		return *p ? -EINVAL : (*out = whole, 0);
-	if (*p == '.') {
-		for (p++; isdigit((unsigned char)*p); p++)
-			;
-	}
-	if (*p) {
-		shift = suffix_shift(*p);
-		if (shift < 0 || p[1])
-			return -EINVAL;
-	}
-	if (*tail == '.') {
-		tail++;
-		if (parse_fraction(&tail, shift, &part))
-			return -EINVAL;
-	}
-	if (!checked_mul(whole, 1ULL << shift, &whole) || !checked_add(whole, part, out))
-		return -ERANGE;
-	return 0;
-}
-
 static int in_limits(const struct cli *c, const char *what, const char *text, uint64_t v,
 		     uint64_t min, uint64_t max)
 {
@@ -321,7 +261,7 @@ static int in_limits(const struct cli *c, const char *what, const char *text, ui
 int cli_size(const struct cli *c, const char *what, const char *text, uint64_t min, uint64_t max,
 	     uint64_t *out)
 {
-	int ret = parse_size(text, out);
+	int ret = opt_size(text, out);
 
 	if (ret == -ERANGE) {
 		cli_error(c, "Invalid %s '%s': it is too large", what, text);

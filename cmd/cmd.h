@@ -129,11 +129,8 @@ void cli_help(const struct cli *c, FILE *out);		/* of c->command, or of the whol
 /* ----------------------------------------------------------- numbers, sizes */
 
 /*
- * "64k", "1.5G", "0x200", "512b": what is a plain number of bytes otherwise.  0 or -EINVAL,
- * -ERANGE.  Prints nothing.
+ * "64k", "1.5G", "0x200" with a message that names @what: 0 or -1. @min and @max are inclusive.
  */
-int parse_size(const char *text, uint64_t *out);
-/* The same with a message that names @what: 0 or -1. @min and @max are inclusive. */
 int cli_size(const struct cli *c, const char *what, const char *text, uint64_t min, uint64_t max,
 	     uint64_t *out);
 /* A plain number without suffix. */

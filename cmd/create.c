@@ -6,6 +6,7 @@
  * it open: both are the library's doing.
  */
 #include "cmd.h"
+#include "opt.h"
 
 static const struct option_desc options[] = {
 	{ 'f', "format", "FORMAT", "the new image's format (default: raw)", "FORMAT" },
@@ -59,7 +60,7 @@ static void show_option(const struct args *a, const struct shown *s, uint64_t si
 		value = s->always;
 	if (!value)
 		return;
-	if (!strcmp(s->name, "cluster_size") && !parse_size(value, &num))
+	if (!strcmp(s->name, "cluster_size") && !opt_size(value, &num))
 		printf(" %s=%llu", s->name, (unsigned long long)num);
 	else
 		printf(" %s=%s", s->name, value);

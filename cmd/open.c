@@ -27,29 +27,6 @@ static char *next_item(const char **list)
 	return item;
 }
 
-/* Puts a value at "file.locking" and the like, making the objects on the way. */
-static int json_set_path(json_t *obj, char *path, const char *value)
-{
-	char *dot;
-
-	while ((dot = strchr(path, '.'))) {
-		json_t *sub;
-
-		*dot = 0;
-		sub = json_object_get(obj, path);
-		if (!sub) {
-			sub = json_object();
-			if (json_object_set_new(obj, path, sub))
-				return -1;
-		}
-		if (!json_is_object(sub))
-			return -1;
-		obj = sub;
-		path = dot + 1;
-	}
-	return json_object_set_new(obj, path, json_string(value));
-}
-
 char *cli_image_opts(const struct cli *c, const char *text)
 {
 	json_t *obj = json_object();
@@ -62,7 +39,7 @@ char *cli_image_opts(const struct cli *c, const char *text)
 
 		if (eq)
 			*eq = 0;
-		if (!item || !eq || json_set_path(obj, item, eq + 1)) {
+		if (!item || !eq || json_object_set_new(obj, item, json_string(eq + 1))) {
 			cli_error(c, "Could not open '%s': '%s' is not of the form key=value", text,
 				  item ? item : "");
 			free(item);
@@ -85,10 +62,8 @@ out:
 
 int cli_known_format(const struct cli *c, const char *format)
 {
-	for (const char *const *f = tapimg_formats(); *f; f++) {
-		if (!strcmp(*f, format))
-			return 0;
-	}
+	if (tapimg_format_opts(format))
+		return 0;
 	cli_error(c, "Unknown file format '%s'", format);
 	return -1;
 }
