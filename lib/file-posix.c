@@ -441,6 +441,23 @@ static int posix_fd(struct file *f)
 	return p->fd;
 }
 
+static void posix_tune(struct file *f, bool nocow, uint32_t extent_size)
+{
+	struct posix *p = f->priv;
+	struct fsxattr fsx;
+	int attr;
+
+	if (nocow && ioctl(p->fd, FS_IOC_GETFLAGS, &attr) == 0) {
+		attr |= FS_NOCOW_FL;
+		ioctl(p->fd, FS_IOC_SETFLAGS, &attr);
+	}
+	if (extent_size && ioctl(p->fd, FS_IOC_FSGETXATTR, &fsx) == 0) {
+		fsx.fsx_xflags |= FS_XFLAG_EXTSIZE;
+		fsx.fsx_extsize = extent_size;
+		ioctl(p->fd, FS_IOC_FSSETXATTR, &fsx);
+	}
+}
+
 static int posix_lock(struct file *f, bool write, bool share, struct tapimg_err *err)
 {
 	struct posix *p = f->priv;
@@ -466,6 +483,7 @@ static const struct file_ops posix_ops = {
 	.status = posix_status,
 	.allocated = posix_allocated,
 	.fd = posix_fd,
+	.tune = posix_tune,
 	.lock = posix_lock,
 	.close = posix_close,
 };

@@ -290,6 +290,12 @@ int file_fd(struct file *f)
 	return f->ops->fd ? f->ops->fd(f) : -1;
 }
 
+void file_tune(struct file *f, bool nocow, uint32_t extent_size)
+{
+	if (f->ops->tune && (nocow || extent_size))
+		f->ops->tune(f, nocow, extent_size);
+}
+
 /* ------------------------------------------------------------------ growing ahead */
 
 struct grow {

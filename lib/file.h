@@ -102,6 +102,7 @@ struct file_ops {
 	int (*status)(struct file *f, uint64_t off, uint64_t *len, bool *data);
 	uint64_t (*allocated)(struct file *f);	/* bytes used on the host */
 	int (*fd)(struct file *f);		/* -1: none; may be NULL */
+	void (*tune)(struct file *f, bool nocow, uint32_t extent_size);	/* may be NULL */
 	int (*lock)(struct file *f, bool write, bool share, struct tapimg_err *err);	/* may be NULL */
 	void (*close)(struct file *f);
 };
@@ -150,6 +151,8 @@ int file_status(struct file *f, uint64_t off, uint64_t *len, bool *data);
 uint64_t file_allocated(struct file *f);
 int file_refresh(struct file *f);	/* the size may have changed outside */
 int file_fd(struct file *f);		/* the descriptor behind it, or -1; not to be closed */
+/* Wishes for a new, empty file: no copy-on-write, size of extents (0: any).  Only where known. */
+void file_tune(struct file *f, bool nocow, uint32_t extent_size);
 /* Something was written past the front, through file_fd(): counts for flushes and sizes. */
 void file_written(struct file *f, uint64_t off, uint64_t len);
 
