@@ -411,6 +411,7 @@ enum {
 	TAPIMG_COPY_UNORDERED	= 1 << 2,	/**< writes may go out in any order */
 	TAPIMG_COPY_OFFLOAD	= 1 << 3,	/**< use reflinks or copy_file_range where possible */
 	TAPIMG_COPY_SALVAGE	= 1 << 4,	/**< unreadable sectors become zeroes */
+	TAPIMG_COPY_CHANGED	= 1 << 5,	/**< write only what the target does not read as already */
 };
 
 struct tapimg_copy_opts {
@@ -446,6 +447,8 @@ int tapimg_compare(struct tapimg *a, struct tapimg *b, bool strict, struct tapim
  */
 int tapimg_commit(struct tapimg *img, unsigned base, bool empty, uint64_t rate,
 		  tapimg_progress *progress, void *arg, struct tapimg_err *err);
+/** Bytes of data that the last tapimg_commit() of this image moved. */
+uint64_t tapimg_committed(const struct tapimg *img);
 
 /**
  * Makes @img a child of @new_backing (opened read-only; NULL: none) without changing what it

@@ -56,6 +56,7 @@ struct tapimg {
 	struct tapimg_open_opts opts;	/* strings copied */
 	struct tapimg_info info;	/* last tapimg_info() */
 	void *info_mem;			/* its strings, an arena: info_alloc() */
+	uint64_t committed;		/* bytes moved by the last tapimg_commit() */
 	char *failure;			/* place and value of the first run-time failure, or NULL */
 };
 
