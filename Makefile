@@ -29,8 +29,9 @@
 # What belongs where: every .c of lib/ and formats/ is the library, every .c of cmd/ is tapimg.
 # tests/unit/test-*.c and tests/power/test-*.c are one program each; the other .c files of these
 # folders are shared by all test programs.  tests/fuzz/fuzz-*.c are fuzz targets, tests/cli/*.sh
-# and tests/interop/*.{sh,py} are scripts (except those beginning with "lib"), examples/*.c are
-# programs that use only the installed header and library.
+# and tests/interop/*.{sh,py} are scripts (except those beginning with "lib"), tests/interop/*.c and
+# tests/bench/*.c programs these use, examples/*.c programs that use only the installed header and
+# library.
 
 CC = gcc
 CFLAGS ?= -O2 -g
@@ -101,6 +102,7 @@ SHARED_SRC := $(filter-out $(PROG_SRC),$(TEST_SRC))
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz-*.c))
 FUZZ_SHARED_SRC := $(filter-out $(FUZZ_SRC),$(sort $(wildcard tests/fuzz/*.c)))
 BENCH_SRC := $(sort $(wildcard tests/bench/*.c))
+TOOL_SRC := $(sort $(wildcard tests/interop/*.c))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
 
 LIB_OBJ := $(LIB_SRC:%.c=$(O)/%.o)
@@ -111,6 +113,7 @@ UNIT_BIN := $(patsubst %.c,$(O)/%,$(filter tests/unit/%,$(PROG_SRC)))
 POWER_BIN := $(patsubst %.c,$(O)/%,$(filter tests/power/%,$(PROG_SRC)))
 FUZZ_BIN := $(FUZZ_SRC:%.c=$(O)/%)
 BENCH_BIN := $(BENCH_SRC:%.c=$(O)/%)
+TOOL_BIN := $(TOOL_SRC:%.c=$(O)/%)
 EXAMPLE_BIN := $(EXAMPLE_SRC:%.c=$(O)/%)
 CLI_TESTS := $(filter-out tests/cli/lib%,$(sort $(wildcard tests/cli/*.sh tests/cli/*.py)))
 INTEROP_TESTS := $(filter-out tests/interop/lib%,$(sort $(wildcard tests/interop/*.sh tests/interop/*.py)))
@@ -132,6 +135,7 @@ same = $(and $(findstring x$(1)x,x$(2)x),$(findstring x$(2)x,x$(1)x))
 remember = $(if $(call same,$(strip $(file <$(1))),$(strip $(2))),,$(shell mkdir -p $(dir $(1)))$(file >$(1),$(strip $(2))))
 ifeq ($(filter clean uninstall,$(MAKECMDGOALS)),)
 _ := $(call remember,$(O)/.flags,flags: $(CC) $(TI_CFLAGS) $(TI_CPPFLAGS))
+_ := $(call remember,$(O)/.cflags,$(CFLAGS))
 _ := $(call remember,$(O)/.ldflags,flags: $(CC) $(TI_LDFLAGS) $(LIBS) $(SANFLAGS))
 _ := $(call remember,$(O)/.lib-list,files: $(LIB_OBJ))
 _ := $(call remember,$(O)/.cmd-list,files: $(CMD_OBJ))
@@ -186,7 +190,7 @@ $(FUZZ_BIN): $(O)/%: $(O)/%.o $(FUZZ_SHARED_OBJ) $(O)/tests/libtest.a $(O)/libta
 	$(Q)$(CC) $(TI_CFLAGS) $(TI_LDFLAGS) -o $@ $< $(FUZZ_SHARED_OBJ) $(O)/tests/libtest.a \
 		$(O)/libtapimg.a $(CHECK_LIBS) $(LIBS)
 
-$(BENCH_BIN): $(O)/%: $(O)/%.o $(O)/libtapimg.a $(O)/.ldflags
+$(BENCH_BIN) $(TOOL_BIN): $(O)/%: $(O)/%.o $(O)/libtapimg.a $(O)/.ldflags
 	$(call say,LD,$@)
 	$(Q)$(CC) $(TI_CFLAGS) $(TI_LDFLAGS) -o $@ $< $(O)/libtapimg.a $(LIBS)
 
@@ -220,17 +224,17 @@ power: $(POWER_BIN)
 fuzz-regression: $(FUZZ_BIN)
 	@$(RUN) $(kind_fuzz)
 
-interop: all
+interop: all $(TOOL_BIN)
 	@$(RUN) $(kind_interop)
 
-check: all $(UNIT_BIN) $(POWER_BIN) $(FUZZ_BIN) $(BENCH_BIN)
+check: all $(UNIT_BIN) $(POWER_BIN) $(FUZZ_BIN) $(BENCH_BIN) $(TOOL_BIN)
 	@$(RUN) $(kind_unit) $(kind_cli) $(kind_power) $(kind_fuzz) $(kind_interop)
 
 # Both kinds in one run, so that they share one sum; for builds with sanitizers.
 san-check: all $(UNIT_BIN)
 	@$(RUN) $(kind_unit) $(kind_cli)
 
-check-long: all $(UNIT_BIN) $(POWER_BIN) $(FUZZ_BIN) $(BENCH_BIN)
+check-long: all $(UNIT_BIN) $(POWER_BIN) $(FUZZ_BIN) $(BENCH_BIN) $(TOOL_BIN)
 	@$(RUN) --long $(kind_unit) $(kind_cli) $(kind_power) $(kind_fuzz) $(kind_interop)
 
 valgrind: $(UNIT_BIN)
@@ -317,7 +321,7 @@ uninstall:
 clean:
 	rm -rf $(O)
 
--include $(patsubst %.c,$(O)/%.d,$(LIB_SRC) $(CMD_SRC) $(TEST_SRC) $(FUZZ_SRC) $(FUZZ_SHARED_SRC) $(BENCH_SRC))
+-include $(patsubst %.c,$(O)/%.d,$(LIB_SRC) $(CMD_SRC) $(TEST_SRC) $(FUZZ_SRC) $(FUZZ_SHARED_SRC) $(BENCH_SRC) $(TOOL_SRC))
 
 .PHONY: all examples unit cli power fuzz-regression interop check san-check check-long valgrind coverage \
 	fuzz fuzz-build bench analyze install install-qemu-img-link uninstall clean
