@@ -75,6 +75,8 @@ int q2_append(struct q2 *q, uint64_t n, uint64_t *off);
 /* Would q2_apply() with these be possible?  @up: raise.  -EUCLEAN, -E2BIG with text. */
 int q2_verify(struct q2 *q, struct counts *d, bool up);
 int q2_apply(struct q2 *q, struct counts *d, bool up);
+/* Sets to 1 in @single each cluster whose count will be 1 once @d has been taken off. */
+int q2_singles(struct q2 *q, struct counts *d, struct counts *single);
 int q2_free(struct q2 *q, uint64_t off, uint64_t bytes);
 
 /*

@@ -341,6 +341,7 @@ struct apply {
 	struct q2 *q;
 	struct counts *d;
 	bool up, dry;
+	struct counts *single;		/* dry: which ones would come down to 1 */
 	uint64_t next;			/* cluster to go on from */
 	uint64_t values[COUNT_CHUNK];	/* expanded chunk, and which */
 	uint64_t values_no;
@@ -390,6 +391,8 @@ static int apply_part(struct apply *a, uint8_t *buf, uint64_t cluster, uint64_t 
 		have = qcow2_rc_get(buf, base + i, q->order);
 		if (a->up ? have == 0 || v[i] > max - have : v[i] > have)
 			return apply_bad(a, cluster + i, have, v[i]);
+		if (a->single && have - v[i] == 1 && counts_set(a->single, cluster + i, 1))
+			return err_errno(q->err, -ENOMEM, "%s", q->img->name);
 		if (!a->dry)
 			qcow2_rc_set(buf, base + i, q->order, a->up ? have + v[i] : have - v[i]);
 	}
@@ -418,7 +421,7 @@ static int apply_work(struct q2_stream *s, const struct q2_item *item, uint8_t *
 	return !a->dry;
 }
 
-static int apply_run(struct q2 *q, struct counts *d, bool up, bool dry)
+static int apply_run(struct q2 *q, struct counts *d, bool up, bool dry, struct counts *single)
 {
 	struct apply *a = calloc(1, sizeof(*a));
 	struct q2_stream s = {.max = q->csize, .next = apply_next, .work = apply_work, .arg = a};
@@ -427,7 +430,8 @@ static int apply_run(struct q2 *q, struct counts *d, bool up, bool dry)
 
 	if (!a)
 		return err_errno(q->err, -ENOMEM, "%s", q->img->name);
-	*a = (struct apply){.q = q, .d = d, .up = up, .dry = dry, .values_no = UINT64_MAX};
+	*a = (struct apply){.q = q, .d = d, .up = up, .dry = dry, .single = single,
+			    .values_no = UINT64_MAX};
 	ret = q2_stream_run(q, &s);
 	rest = counts_next(d, a->next);
 	if (!ret && rest != COUNT_END)
@@ -440,12 +444,17 @@ static int apply_run(struct q2 *q, struct counts *d, bool up, bool dry)
 
 int q2_verify(struct q2 *q, struct counts *d, bool up)
 {
-	return apply_run(q, d, up, true);
+	return apply_run(q, d, up, true, NULL);
 }
 
 int q2_apply(struct q2 *q, struct counts *d, bool up)
 {
-	return apply_run(q, d, up, false);
+	return apply_run(q, d, up, false, NULL);
+}
+
+int q2_singles(struct q2 *q, struct counts *d, struct counts *single)
+{
+	return apply_run(q, d, false, true, single);
 }
 
 int q2_free(struct q2 *q, uint64_t off, uint64_t bytes)
