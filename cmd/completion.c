@@ -71,9 +71,8 @@ static void bash_command(const struct command *cmd)
 		if (!o->arg || optional(o))
 			continue;
 		words = words_of(o, buf);
-		putchar('\t');
-		putchar('\t');
-		if (o->val < OPT_LONG)
+		printf("\t\t");
+		if (o->val < OPT_LONG && (o->help || !o->name))
 			printf("-%c%s", o->val, o->name ? "|" : "");
 		if (o->name)
 			printf("--%s", o->name);

@@ -89,13 +89,17 @@ static int list_commands(const struct cli *c, const char *how)
 
 static int run_verb(struct cli *c, const char *verb)
 {
-	if (!strcmp(verb, "help")) {
+	bool help = !strcmp(verb, "help");
+
+	if (help && c->argc > 1)
+		verb = c->argv[1];
+	c->command = command_find(verb);
+	if (!c->command && strcmp(verb, "help"))
+		return cli_usage_error(c, "Command not found: %s", verb);
+	if (help) {
 		cli_help(c, stdout);
 		return 0;
 	}
-	c->command = command_find(verb);
-	if (!c->command)
-		return cli_usage_error(c, "Command not found: %s", verb);
 	return c->command->run(c);
 }
 
