@@ -152,37 +152,46 @@ static char plain_letter(unsigned layer)
 	return layer < sizeof(letters) - 1 ? letters[layer] : '*';
 }
 
+/* An escape sequence only where the colour changes. */
+static void set_colour(uint32_t *now, uint32_t layer, const struct draw_opts *o)
+{
+	if (!o->colour || *now == layer)
+		return;
+	if (layer == NOTHING)
+		fputs("\033[0m", stdout);
+	else
+		printf("\033[38;5;%um", map_colour(layer)->ansi);
+	*now = layer;
+}
+
 static void print_cell(const struct cell *cell, const struct draw_opts *o)
 {
 	static const char *const shades[9] = { "·", "░", "░", "▒", "▒", "▓", "▓", "▓", "█" };
 
-	if (cell->layer == NOTHING) {
-		if (o->unicode)
-			fputs(cell->zero ? "○" : "·", stdout);
-		else
-			putchar(cell->zero ? '-' : '.');
-		return;
-	}
-	if (o->colour)
-		printf("\033[38;5;%um", map_colour(cell->layer)->ansi);
-	if (o->colour && o->unicode)
+	if (cell->layer == NOTHING && o->unicode)
+		fputs(cell->zero ? "◦" : "·", stdout);
+	else if (cell->layer == NOTHING)
+		putchar(cell->zero ? '-' : '.');
+	else if (o->colour && o->unicode)
 		fputs(shades[cell->fill], stdout);
 	else
 		putchar(plain_letter(cell->layer));
-	if (o->colour)
-		fputs("\033[0m", stdout);
 }
 
 static void print_cells(const struct drawing *d, const struct draw_opts *o)
 {
+	uint32_t colour = NOTHING;
 	char size[32];
 
 	for (unsigned i = 0; i < d->cells; i++) {
 		if (i % d->columns == 0)
 			printf("%*s ", LABEL - 1, print_size(size, d->start + i * d->cell_size));
+		set_colour(&colour, d->cell[i].layer, o);
 		print_cell(d->cell + i, o);
-		if (i % d->columns == d->columns - 1 || i == d->cells - 1)
+		if (i % d->columns == d->columns - 1 || i == d->cells - 1) {
+			set_colour(&colour, NOTHING, o);
 			putchar('\n');
+		}
 	}
 }
 
@@ -210,7 +219,7 @@ static void print_legend(const struct drawing *d, struct tapimg *img, const stru
 		if (s->compressed)
 			printf(", %s compressed", print_size(size, s->compressed));
 		if (s->zero)
-			printf(", %s marked as zeroes", print_size(size, s->zero));
+			printf(", %s of zeroes", print_size(size, s->zero));
 		putchar('\n');
 	}
 	printf("  %s     %-28s %10s %5.1f%%\n", o->unicode ? "·" : ".", "in no layer: reads as zeroes",

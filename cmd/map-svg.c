@@ -128,7 +128,7 @@ static void put_lane_label(FILE *f, const char *name, unsigned layer, const stru
 	fprintf(f, " &#8212; %s (%.1f %%)", print_size(size, lane->data),
 		bytes ? 100.0 * (double)lane->data / (double)bytes : 0);
 	if (lane->zero)
-		fprintf(f, ", %s marked as zeroes", print_size(size, lane->zero));
+		fprintf(f, ", %s of zeroes", print_size(size, lane->zero));
 	fprintf(f, "</text>\n<rect x=\"%u\" y=\"%u\" width=\"%u\" height=\"%u\" class=\"lane\"/>\n", LEFT,
 		y, COLUMNS, LANE);
 }

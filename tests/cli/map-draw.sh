@@ -32,9 +32,9 @@ is "the drawing without colours" "$(tapimg map --draw --width=30 top.qcow2)" \
     14 MiB ................
     15 MiB ................
 
-  0     top.qcow2                         2 MiB  12.5%, 1 MiB marked as zeroes
+  0     top.qcow2                         2 MiB  12.5%, 1 MiB of zeroes
   1     mid.qcow2                         3 MiB  18.8%
-  2     base.raw                          3 MiB  18.8%, 7 MiB marked as zeroes
+  2     base.raw                          3 MiB  18.8%, 7 MiB of zeroes
   .     in no layer: reads as zeroes        0 B   0.0%'
 unlike "no escape sequences into a pipe" "$(tapimg map --draw top.qcow2)" $'\033'
 like "colours when asked for" "$(tapimg map --draw --color=always top.qcow2)" $'\033\[38;5;'
