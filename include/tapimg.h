@@ -251,7 +251,8 @@ struct tapimg_create_opts {
 	uint64_t size;			/**< virtual size; TAPIMG_SIZE_BACKING: the backing file's */
 	const char *backing;		/**< as it will be stored in the image; NULL: none */
 	const char *backing_format;	/**< required with @backing */
-	const struct tapimg_opt *opts;	/**< format options */
+	/** Format options.  size, backing_file and backing_fmt among them stand for members not set. */
+	const struct tapimg_opt *opts;
 	unsigned nopts;
 	bool no_backing_check;		/**< do not open the backing file (then @size is required) */
 	bool exclusive;			/**< fail with -EEXIST instead of replacing a file */
@@ -278,7 +279,7 @@ int tapimg_create(struct tapimg_loop *loop, const char *name, const struct tapim
  *	tapimg_target_commit(t, err), or tapimg_target_abort(t)
  *
  * A regular file (or none yet) gets a temporary name beside it; its mode and owner are kept.  What
- * cannot be replaced (block devices, pipes, /dev/fd/N, names of providers) is written in place:
+ * cannot be replaced (block devices, pipes, mounts, /dev/fd/N, names of providers) is written in place:
  * then the path is the name itself.  A file that is in use is refused with -EBUSY, and stays
  * locked until the end.
  */

@@ -116,26 +116,42 @@ static int create_file(const struct format *fmt, struct create *c, const char *p
 	return ret;
 }
 
-static int create_image(struct tapimg_loop *loop, const char *name,
-			const struct tapimg_create_opts *o, struct tapimg_err *err)
+/* Members that are not set may stand among the options. */
+static void fill_in(struct tapimg_create_opts *o)
+{
+	const char *size = opts_get(o->opts, o->nopts, "size");
+
+	if (size && !o->size)
+		opt_size(size, &o->size);
+	if (!o->backing)
+		o->backing = opts_get(o->opts, o->nopts, "backing_file");
+	if (!o->backing_format)
+		o->backing_format = opts_get(o->opts, o->nopts, "backing_fmt");
+}
+
+static int create_image(struct tapimg_loop *loop, const char *name, struct tapimg_create_opts *o,
+			struct tapimg_err *err)
 {
 	const struct format *fmt = o->format ? format_find(o->format) : NULL;
-	struct create c = {
-		.loop = loop, .name = name, .size = o->size, .backing = o->backing,
-		.backing_format = o->backing_format, .opts = o->opts, .nopts = o->nopts,
-		.exclusive = o->exclusive,
-	};
+	struct create c = { .loop = loop, .name = name };
 	struct tapimg_target *t = NULL;
 	int ret;
 
 	if (!fmt)
 		return err_set(err, -ENOTSUP, "%s: unknown format '%s'", name,
 			       o->format ? o->format : "");
+	fill_in(o);
 	ret = create_check(fmt, name, o, err);
 	if (!ret && o->backing && !o->no_backing_check)
 		ret = open_backing(loop, name, o, &c.backing_img, err);
 	if (ret)
 		return ret;
+	c.size = o->size;
+	c.backing = o->backing;
+	c.backing_format = o->backing_format;
+	c.opts = o->opts;
+	c.nopts = o->nopts;
+	c.exclusive = o->exclusive;
 	if (o->size == TAPIMG_SIZE_BACKING)
 		c.size = c.backing_img->size;
 	ret = tapimg_target_begin(loop, name, (o->exclusive ? TAPIMG_TARGET_EXCLUSIVE : 0) |
@@ -154,8 +170,9 @@ static int create_image(struct tapimg_loop *loop, const char *name,
 int tapimg_create(struct tapimg_loop *loop, const char *name, const struct tapimg_create_opts *opts,
 		  struct tapimg_err *err)
 {
+	struct tapimg_create_opts o = *opts;
 	struct tapimg_err e = { 0 };
-	int ret = create_image(loop, name, opts, &e);
+	int ret = create_image(loop, name, &o, &e);
 
 	return ret ? err_set(err, ret, "%s", e.text) : 0;
 }

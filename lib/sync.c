@@ -2,7 +2,7 @@
 /*
  * sync.c - blocking twins: the asynchronous request, then the loop until it is done
  *
- * Not for use inside callbacks: the loop is not re-entrant.
+ * They may be used inside callbacks: turns of the loop nest.
  */
 #include "checked.h"
 #include "image.h"

@@ -151,6 +151,15 @@ static int make_temporary(struct tapimg_target *t, struct tapimg_err *err)
 	return ret;
 }
 
+/* A file that is a mount of its own, as containers get them, keeps its name whatever is renamed. */
+static bool is_mount(const char *path)
+{
+	struct statx stx;
+
+	return !statx(AT_FDCWD, path, 0, STATX_TYPE, &stx) &&
+	       stx.stx_attributes & STATX_ATTR_MOUNT_ROOT;
+}
+
 static int begin_path(struct tapimg_target *t, struct tapimg_err *err)
 {
 	int ret = is_descriptor(t->name) ? 0 : follow_links(&t->name);
@@ -166,7 +175,7 @@ static int begin_path(struct tapimg_target *t, struct tapimg_err *err)
 	if (t->existed && S_ISDIR(t->old.st_mode))
 		return err_errno(err, -EISDIR, "%s", t->name);
 	if (t->flags & TAPIMG_TARGET_IN_PLACE || is_descriptor(t->name) ||
-	    (t->existed && !S_ISREG(t->old.st_mode))) {
+	    (t->existed && (!S_ISREG(t->old.st_mode) || is_mount(t->name)))) {
 		t->in_place = true;
 		return 0;
 	}
