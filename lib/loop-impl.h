@@ -36,6 +36,16 @@ struct tapimg_loop {
 	bool signalled;			/* fd mode: wakefd was written by the loop itself */
 	bool sleeping;			/* atomic: a helper that finishes must write to wakefd */
 	void *zeroes;			/* LOOP_ZEROES bytes, or NULL: not yet asked for */
+	struct loop_fake *fake;		/* tests, or NULL */
+};
+
+/*
+ * For tests that must run the same every time: helper jobs are run at once by the loop itself, the
+ * clock is @now, and where the loop would sleep until a timer the clock jumps there.
+ */
+struct loop_fake {
+	uint64_t now;			/* ns; not 0 */
+	uint64_t jumps;
 };
 
 #define LOOP_ZEROES (1u << 20)

@@ -95,6 +95,8 @@ uint64_t loop_now(struct tapimg_loop *loop)
 {
 	struct timespec ts;
 
+	if (loop->fake)
+		return loop->fake->now;
 	if (!loop->now || !loop->depth) {
 		clock_gettime(CLOCK_MONOTONIC, &ts);
 		loop->now = (uint64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
@@ -230,6 +232,11 @@ static int loop_sleep(struct tapimg_loop *loop)
 	if (loop->aio.head && !loop->aio.inflight)
 		return 0;		/* the kernel took nothing; try again */
 	timeout = loop_timeout(loop);
+	if (loop->fake && timeout >= 0) {
+		loop->fake->now += timeout;
+		loop->fake->jumps++;
+		return 0;
+	}
 	__atomic_store_n(&loop->sleeping, true, __ATOMIC_SEQ_CST);
 	if (!__atomic_load_n(&loop->pool.nfinished, __ATOMIC_SEQ_CST))
 		ret = loop_do_sleep(loop, timeout);

@@ -117,6 +117,11 @@ void work_submit(struct tapimg_loop *loop, struct work *w)
 	bool enough;
 
 	p->outstanding++;
+	if (loop->fake) {
+		w->run(w);
+		pool_finished(p, w);
+		return;
+	}
 	pthread_mutex_lock(&p->lock);
 	list_append(&p->queue, &w->node);
 	enough = ++p->nqueued <= p->idle;
