@@ -153,6 +153,13 @@ int file_rename(struct tapimg_loop *loop, const char *from, const char *to)
 	return sync_dir_of(plain_path(to));
 }
 
+bool file_renames(struct tapimg_loop *loop, const char *name)
+{
+	struct file_provider *p = find_provider(loop, name);
+
+	return !p || (p->rename && p->remove);
+}
+
 bool file_exists(struct tapimg_loop *loop, const char *name)
 {
 	struct file_provider *p = find_provider(loop, name);

@@ -187,6 +187,24 @@ static int begin_path(struct tapimg_target *t, struct tapimg_err *err)
 	return make_temporary(t, err);
 }
 
+/* A provider that can rename serves like a file system; in others things are made in place. */
+static int begin_provided(struct tapimg_target *t, struct tapimg_err *err)
+{
+	char suffix[7];
+
+	t->existed = file_exists(t->loop, t->name);
+	if (t->existed && t->flags & TAPIMG_TARGET_EXCLUSIVE)
+		return err_errno(err, -EEXIST, "%s", t->name);
+	t->in_place = t->flags & TAPIMG_TARGET_IN_PLACE || !file_renames(t->loop, t->name);
+	if (t->in_place)
+		return 0;
+	if (random_suffix(suffix) || asprintf(&t->path, "%s.tapimg-%s", t->name, suffix) < 0) {
+		t->path = NULL;
+		return err_set(err, -ENOMEM, "%s: no temporary name", t->name);
+	}
+	return 0;
+}
+
 /* In place: what is not there yet is made, so that exclusive is exclusive. */
 static int begin_in_place(struct tapimg_target *t, struct tapimg_err *err)
 {
@@ -227,10 +245,7 @@ int tapimg_target_begin(struct tapimg_loop *loop, const char *name, unsigned fla
 	name_free(&n);
 	t->provided = file_provided(loop, t->name);
 	if (t->provided) {
-		t->in_place = true;
-		t->existed = file_exists(loop, t->name);
-		if (t->existed && flags & TAPIMG_TARGET_EXCLUSIVE)
-			ret = err_errno(err, -EEXIST, "%s", t->name);
+		ret = begin_provided(t, err);
 	} else {
 		ret = begin_path(t, err);
 	}
@@ -238,7 +253,7 @@ int tapimg_target_begin(struct tapimg_loop *loop, const char *name, unsigned fla
 		ret = begin_in_place(t, err);
 	if (ret) {
 		if (t->path && !t->in_place)
-			unlink(t->path);
+			file_remove(loop, t->path);
 		target_free(t);
 		return ret;
 	}
@@ -287,7 +302,9 @@ static int put_in_place(struct tapimg_target *t)
 {
 	int ret;
 
-	if (t->flags & TAPIMG_TARGET_EXCLUSIVE)
+	if (t->provided)
+		ret = file_rename(t->loop, t->path, t->name);
+	else if (t->flags & TAPIMG_TARGET_EXCLUSIVE)
 		ret = rename_new(t->path, t->name);
 	else
 		ret = rename(t->path, t->name) ? -errno : 0;
@@ -295,7 +312,7 @@ static int put_in_place(struct tapimg_target *t)
 		return ret;
 	/* the name is taken: from here on there is nothing to remove any more */
 	t->in_place = t->existed = true;
-	return sync_directory(t->name);
+	return t->provided ? 0 : sync_directory(t->name);
 }
 
 int tapimg_target_commit(struct tapimg_target *t, struct tapimg_err *err)
@@ -323,7 +340,7 @@ void tapimg_target_abort(struct tapimg_target *t)
 	if (!t)
 		return;
 	if (!t->in_place)
-		unlink(t->path);
+		file_remove(t->loop, t->path);
 	else if (!t->existed)
 		file_remove(t->loop, t->path);
 	target_free(t);
