@@ -195,6 +195,8 @@ static int raw_resize(struct tapimg *img, uint64_t size, enum tapimg_prealloc pr
 	if (prealloc != TAPIMG_PREALLOC_OFF && end < old)
 		return err_set(err, -EINVAL, "%s: preallocation is only for growing", img->name);
 	ret = end < old ? file_truncate(f, end) : extend(f, old, end, prealloc);
+	if (!ret)
+		ret = file_flush(f);
 	if (ret) {
 		if (!f->block_dev && f->size != old)
 			file_truncate(f, old);
