@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * test-faults.c - every I/O fails in turn
+ *
+ *	test-faults [--script NAME] [--geo N] [--verbose]
+ *
+ * A script (writes, a snapshot, a resize, ...) runs on a fixed image with the first I/O of a kind
+ * failing, then with the second, and so on until it does not meet the fault any more; with an I/O
+ * error, a full disk and short transfers; with one failure and with all failing from there on.
+ * Whatever happens: no crash, no hang, no wrong byte; a failed write or flush is reported to
+ * somebody, with a message that names the file; afterwards the image opens, holds what was flushed,
+ * and check finds at most leaks. A short transfer alone is no error: it is continued.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "checked.h"
+#include "world.h"
+
+struct script {
+	const char *name;
+	bool (*prepare)(struct world *w);	/* without faults; the image is closed before and after */
+	void (*run)(struct world *w);		/* with them; the image is closed */
+};
+
+struct kind {
+	const char *name;
+	unsigned kinds;
+	int err;
+	bool must_tell;		/* somebody has to be told of such a failure */
+};
+
+static const struct kind kinds[] = {
+	{ "read EIO", 1 << IO_READ, -EIO, true },
+	{ "write EIO", 1 << IO_WRITE, -EIO, true },
+	{ "flush EIO", 1 << IO_FLUSH, -EIO, true },
+	{ "write ENOSPC", 1 << IO_WRITE, -ENOSPC, true },
+	{ "zero EIO", 1 << IO_ZERO, -EIO, true },
+	{ "zero ENOSPC", 1 << IO_ZERO, -ENOSPC, true },
+	{ "discard EIO", 1 << IO_DISCARD, -EIO, false },
+	{ "truncate EIO", SIM_TRUNCATE, -EIO, false },
+	{ "truncate ENOSPC", SIM_TRUNCATE, -ENOSPC, false },
+	{ "prealloc ENOSPC", SIM_PREALLOC, -ENOSPC, false },
+	{ "rename EIO", SIM_RENAME, -EIO, true },
+	{ "open EIO", SIM_OPEN, -EIO, true },
+	{ "short read", 1 << IO_READ, SIM_SHORT, false },
+	{ "short write", 1 << IO_WRITE, SIM_SHORT, false },
+};
+
+static const struct geo geos[] = {
+	{ .cluster_bits = 12, .refcount_bits = 16, .size = 300 * KiB, .gran = 512, .below = 1,
+	  .layer = { { .raw = false, .cluster_bits = 12, .size = 200 * KiB } } },
+	{ .cluster_bits = 9, .refcount_bits = 64, .size = 200 * KiB, .gran = 512 },
+	{ .cluster_bits = 16, .refcount_bits = 16, .size = 1 * MiB, .gran = 512, .ext_l2 = true,
+	  .below = 2, .layer = { { .raw = true, .size = 1 * MiB },
+				 { .cluster_bits = 16, .size = 1 * MiB } } },
+	{ .cluster_bits = 12, .v2 = true, .refcount_bits = 16, .size = 200 * KiB, .gran = 512 },
+	{ .cluster_bits = 12, .refcount_bits = 16, .size = 200 * KiB, .gran = 512,
+	  .data_file = true },
+	{ .cluster_bits = 12, .refcount_bits = 16, .size = 200 * KiB, .gran = 512, .lazy = true },
+};
+
+/* --------------------------------------------------------------------- scripts */
+
+/* The fault hit @what, which returned @ret: there must be a message, and it must name a file. */
+static void told(struct world *w, const char *what, int ret, const struct tapimg_err *err)
+{
+	if (!ret)
+		return;
+	w->errors++;
+	if (!wexcused(w))
+		wfail(w, "%s failed without a fault: %s (%s)", what, err->text, strerror(-ret));
+	else if (!strstr(err->text, "sim:"))
+		wfail(w, "%s failed with %s, and the message names no file: '%s'", what,
+		      strerror(-ret), err->text);
+}
+
+static bool open_top(struct world *w)
+{
+	struct tapimg_open_opts oo = { .format = "qcow2", .flags = TAPIMG_RDWR | TAPIMG_UNMAP };
+	struct tapimg_err err = { 0 };
+	int ret = tapimg_open(w->loop, "sim:top", &oo, &w->img, &err);
+
+	w->open_flags = oo.flags;
+	if (ret)
+		w->img = NULL;
+	told(w, "open", ret, &err);
+	return !ret;
+}
+
+static void close_top(struct world *w)
+{
+	struct tapimg_err err = { 0 };
+	int ret;
+
+	if (!w->img)
+		return;
+	ret = tapimg_close(w->img, &err);
+	w->img = NULL;
+	told(w, "close", ret, &err);
+	if (!ret)
+		oracle_flushed(&w->now, oracle_now(&w->now));
+}
+
+static void some_load(struct world *w, unsigned count)
+{
+	struct load l = { .read = 20, .write = 45, .zero = 10, .discard = 10, .flush = 8,
+			  .coded = 7, .fua_pct = 5, .whole_pct = 40, .depth = 6, .count = count };
+
+	load_run(w, &l);
+}
+
+static bool no_preparation(struct world *w)
+{
+	return true;
+}
+
+static bool prepare_data(struct world *w)
+{
+	if (!world_open(w))
+		return false;
+	some_load(w, 60);
+	return world_close(w);
+}
+
+static bool prepare_snap(struct world *w)
+{
+	if (!world_open(w))
+		return false;
+	some_load(w, 40);
+	admin_do(w, ADMIN_SNAP_CREATE);
+	some_load(w, 40);
+	return world_close(w);
+}
+
+static void run_load(struct world *w)
+{
+	if (open_top(w)) {
+		some_load(w, 80);
+		world_verify(w, ORACLE_LIVE);
+	}
+	close_top(w);
+}
+
+static void run_admin(struct world *w, enum admin what)
+{
+	if (open_top(w)) {
+		some_load(w, 10);
+		if (!w->errors)		/* what comes after an error is seen at the next open */
+			admin_do(w, what);
+		if (!w->errors)
+			some_load(w, 10);
+	}
+	close_top(w);
+}
+
+static void run_resize(struct world *w)
+{
+	run_admin(w, ADMIN_RESIZE);
+}
+
+static void run_snap_create(struct world *w)
+{
+	run_admin(w, ADMIN_SNAP_CREATE);
+}
+
+static void run_snap_apply(struct world *w)
+{
+	run_admin(w, ADMIN_SNAP_APPLY);
+}
+
+static void run_snap_delete(struct world *w)
+{
+	run_admin(w, ADMIN_SNAP_DELETE);
+}
+
+static void run_commit(struct world *w)
+{
+	run_admin(w, ADMIN_COMMIT);
+}
+
+static void run_bitmap(struct world *w)
+{
+	unsigned i;
+
+	if (open_top(w))
+		for (i = 0; i < 6 && !w->errors && !w->fail[0]; i++) {
+			admin_do(w, ADMIN_BITMAP);
+			if (!w->errors)
+				some_load(w, 5);
+		}
+	close_top(w);
+}
+
+static void run_check(struct world *w)
+{
+	struct tapimg_open_opts oo = { .format = "qcow2", .flags = TAPIMG_RDWR | TAPIMG_CHECK };
+	struct tapimg_err err = { 0 };
+	struct tapimg_check c = { 0 };
+	struct tapimg *img;
+	int ret = tapimg_open(w->loop, "sim:top", &oo, &img, &err);
+
+	told(w, "open for check", ret, &err);
+	if (ret)
+		return;
+	ret = tapimg_check(img, TAPIMG_FIX_LEAKS | TAPIMG_FIX_ERRORS, &c, NULL, NULL, &err);
+	if (ret || !c.check_errors)
+		told(w, "check", ret, &err);
+	else
+		w->errors++;
+	ret = tapimg_close(img, &err);
+	told(w, "close after check", ret, &err);
+}
+
+struct left {
+	unsigned unknown;
+};
+
+static void count_unknown(void *arg, const char *name)
+{
+	struct left *l = arg;
+
+	if (strcmp(name, "top") && strcmp(name, "data") && strcmp(name, "l0") && strcmp(name, "l1"))
+		l->unknown++;
+}
+
+/* Over an existing image: it is the new one or the old one, and nothing else is left behind. */
+static void run_create(struct world *w)
+{
+	struct tapimg_opt opts[] = { { "cluster_size", "4096" }, { "preallocation", "metadata" } };
+	struct tapimg_create_opts c = { .format = "qcow2", .size = w->now.size, .opts = opts,
+					.nopts = 2 };
+	struct tapimg_err err = { 0 };
+	struct left left = { 0 };
+	int ret = tapimg_create(w->loop, "sim:top", &c, &err);
+
+	told(w, "create", ret, &err);
+	sim_names(w->sim, count_unknown, &left);
+	if (left.unknown)
+		wfail(w, "create left %u files behind", left.unknown);
+	if (!ret) {
+		uint64_t size = w->now.size;
+
+		w->geo = (struct geo){ .cluster_bits = 12, .refcount_bits = 16, .size = size,
+				       .gran = w->geo.gran };
+		oracle_free(&w->now);
+		oracle_init(&w->now, size, w->geo.gran);
+	}
+}
+
+/* Copies the image into a new one; the image itself must not notice. */
+static void run_copy(struct world *w)
+{
+	struct tapimg_create_opts c = { .format = "qcow2", .size = w->now.size };
+	struct tapimg_open_opts ro = { .format = "qcow2" };
+	struct tapimg_open_opts rw = { .format = "qcow2", .flags = TAPIMG_RDWR };
+	struct tapimg_copy_opts co = { .flags = TAPIMG_COPY_TARGET_ZERO, .sparse_size = 4096 };
+	struct tapimg_err err = { 0 };
+	struct tapimg *src = NULL, *dst = NULL;
+	struct tapimg_compare cmp = { 0 };
+	int ret = tapimg_create(w->loop, "sim:copy", &c, &err);
+
+	told(w, "create", ret, &err);
+	if (ret)
+		return;
+	ret = tapimg_open(w->loop, "sim:top", &ro, &src, &err);
+	told(w, "open source", ret, &err);
+	if (!ret) {
+		ret = tapimg_open(w->loop, "sim:copy", &rw, &dst, &err);
+		told(w, "open target", ret, &err);
+	}
+	if (!ret) {
+		ret = tapimg_copy(&src, 1, dst, &co, &err);
+		told(w, "copy", ret, &err);
+	}
+	if (!ret) {
+		ret = tapimg_compare(src, dst, false, &cmp, NULL, NULL, &err);
+		told(w, "compare", ret, &err);
+		if (cmp.read_error)
+			w->errors++;
+		else if (!ret && !cmp.equal)
+			wfail(w, "the copy differs at 0x%llx", (unsigned long long)cmp.off);
+	}
+	if (dst) {
+		ret = tapimg_close(dst, &err);
+		told(w, "close target", ret, &err);
+	}
+	if (src)
+		tapimg_close(src, NULL);
+}
+
+static void run_rebase(struct world *w)
+{
+	struct tapimg_err err = { 0 };
+	int ret;
+
+	if (open_top(w)) {
+		some_load(w, 5);
+		if (!w->errors) {
+			ret = tapimg_rebase(w->img, NULL, NULL, NULL, false, NULL, NULL, &err);
+			told(w, "rebase", ret, &err);
+		}
+	}
+	close_top(w);
+}
+
+static const struct script scripts[] = {
+	{ "create", no_preparation, run_create },
+	{ "load", no_preparation, run_load },
+	{ "rewrite", prepare_snap, run_load },
+	{ "resize", prepare_data, run_resize },
+	{ "snapshot-create", prepare_data, run_snap_create },
+	{ "snapshot-apply", prepare_snap, run_snap_apply },
+	{ "snapshot-delete", prepare_snap, run_snap_delete },
+	{ "commit", prepare_data, run_commit },
+	{ "rebase", prepare_data, run_rebase },
+	{ "bitmap", prepare_data, run_bitmap },
+	{ "check", prepare_snap, run_check },
+	{ "copy", prepare_data, run_copy },
+};
+
+/* ---------------------------------------------------------------------- running */
+
+struct run {
+	const struct script *s;
+	const struct kind *k;
+	unsigned geo;
+	bool sticky;
+	uint64_t nth;
+	bool verbose;
+};
+
+static void configure(struct world *w, unsigned geo)
+{
+	w->geo = geos[geo];
+	w->cfg.sector = 512;
+	w->cfg.align = geo & 1 ? 512 : 1;
+	w->cfg.delay = 2;
+	w->cfg.prealloc = geo == 0;
+	w->cfg.no_zero = geo == 3;
+	w->cfg.tick_ns = 10000;
+	sim_configure(w->sim, &w->cfg);
+}
+
+/* What the disk holds now must be as good as after a crash. */
+static void afterwards(struct world *w)
+{
+	oracle_crash(&w->now);
+	w->leaky = true;
+	if (!world_up(w) || !world_inspect(w, true) || !world_open(w) ||
+	    !world_verify(w, ORACLE_CRASH))
+		return;
+	some_load(w, 20);
+	if (world_close(w))
+		world_check(w, 0, true);
+}
+
+/* Returns whether the fault was met. */
+static bool run_one(const struct run *r, char *why, size_t size)
+{
+	static const struct opts o = { .tmp = "/dev/shm", .no_qemu = true };
+	struct sim_fault f = { .kinds = r->k->kinds, .nth = r->nth, .err = r->k->err,
+			       .sticky = r->sticky };
+	struct world *w = malloc(sizeof(*w));
+	bool met = false;
+
+	if (!w)
+		abort();
+	alarm(60);
+	world_init(w, 77 + r->geo, &o);
+	configure(w, r->geo);
+	if (world_up(w) && world_create(w) && r->s->prepare(w)) {
+		w->errors = 0;
+		sim_set_fault(w->sim, &f);
+		r->s->run(w);
+		world_down(w);
+		f = *sim_get_fault(w->sim);
+		met = f.hits;
+		sim_set_fault(w->sim, NULL);
+		if (met && r->k->must_tell && !w->errors)
+			wfail(w, "nobody was told that %s at 0x%llx length 0x%llx of %s failed",
+			      r->k->name, (unsigned long long)f.off, (unsigned long long)f.len, f.file);
+		if (!w->fail[0])
+			afterwards(w);
+	} else {
+		wfail(w, "the preparation failed");
+	}
+	if (sim_breach(w->sim))
+		wfail(w, "breach of the seam: %s", sim_breach(w->sim));
+	snprintf(why, size, "%s", w->fail);
+	if (w->fail[0])
+		snprintf(why + strlen(why), size - strlen(why), " [fault hit 0x%llx+0x%llx of %s]",
+			 (unsigned long long)f.off, (unsigned long long)f.len, f.file);
+	world_exit(w);
+	free(w);
+	alarm(0);
+	return met;
+}
+
+/* All positions of one kind of fault in one script. Returns the number of violations. */
+static unsigned run_kind(struct run *r, uint64_t *runs)
+{
+	unsigned bad = 0, step = getenv("TAPIMG_LONG") ? 1 : r->sticky ? 3 : 1;
+	char why[2000];
+	bool met = true;
+
+	for (r->nth = 1; met && bad < 3; r->nth += r->nth < 20 ? 1 : step) {
+		met = run_one(r, why, sizeof(why));
+		++*runs;
+		if (why[0]) {
+			bad++;
+			printf("VIOLATION script %s geo %u, %s number %llu%s: %s\n", r->s->name,
+			       r->geo, r->k->name, (unsigned long long)r->nth,
+			       r->sticky ? " and all after it" : "", why);
+			fflush(stdout);
+		}
+	}
+	return bad;
+}
+
+int main(int argc, char **argv)
+{
+	const char *script = NULL;
+	int geo = -1, only = -1, i;
+	unsigned s, k, passed = 0, failed = 0;
+
+	for (i = 1; i < argc; i++) {
+		if (!strcmp(argv[i], "--script") && i + 1 < argc)
+			script = argv[++i];
+		else if (!strcmp(argv[i], "--geo") && i + 1 < argc)
+			geo = atoi(argv[++i]);
+		else if (!strcmp(argv[i], "--kind") && i + 1 < argc)
+			only = atoi(argv[++i]);
+	}
+	for (s = 0; s < ARRAY_SIZE(scripts); s++) {
+		unsigned bad = 0, g;
+		uint64_t runs = 0;
+
+		if (script && strcmp(script, scripts[s].name))
+			continue;
+		for (g = 0; g < ARRAY_SIZE(geos); g++)
+			for (k = 0; k < 2 * ARRAY_SIZE(kinds); k++) {
+				struct run r = { .s = &scripts[s], .k = &kinds[k / 2], .geo = g,
+						 .sticky = k & 1 };
+
+				if ((geo < 0 || geo == (int)g) && (only < 0 || only == (int)k / 2))
+					bad += run_kind(&r, &runs);
+			}
+		printf("%-16s %llu faults, %u violations\n", scripts[s].name,
+		       (unsigned long long)runs, bad);
+		fflush(stdout);
+		if (bad)
+			failed++;
+		else
+			passed++;
+	}
+	printf("%u passed, %u failed, 0 skipped\n", passed, failed);
+	return failed != 0;
+}

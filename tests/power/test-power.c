@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * test-power.c - cuts the power, again and again; drive.c does one seed
+ *
+ *	test-power [--seeds A-B] [--cuts N] [--total CUTS] [--seconds N] [--cold] [--qemu] ...
+ *
+ * Without arguments: as many seeds as a bounded run allows, and with TAPIMG_LONG=1 in the
+ * environment at least 100,000 cuts.
+ */
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "world.h"
+
+struct plan {
+	unsigned long long from, to;
+	uint64_t total;			/* enough cuts; 0: no limit */
+	unsigned seconds;		/* the same */
+	bool keep_going;
+};
+
+static uint64_t campaign(const struct opts *o, const struct plan *p)
+{
+	struct totals t = { 0 };
+	time_t start = time(NULL);
+	uint64_t seed, bad = 0;
+
+	for (seed = p->from; seed <= p->to; seed++) {
+		if (!run_seed(seed, o, &t)) {
+			bad++;
+			if (!p->keep_going)
+				break;
+		}
+		if ((p->total && t.cuts >= p->total) ||
+		    (p->seconds && time(NULL) - start >= (time_t)p->seconds))
+			break;
+	}
+	printf("power%s: %llu seeds, %llu cuts, %llu clean closes, %llu requests, %llu administrative "
+	       "operations (%llu refused), %llu looks by qemu-img, %ld s: %llu violations\n",
+	       o->cold ? " (cold)" : "", (unsigned long long)t.seeds, (unsigned long long)t.cuts,
+	       (unsigned long long)t.clean, (unsigned long long)t.requests,
+	       (unsigned long long)t.admin, (unsigned long long)t.refused,
+	       (unsigned long long)t.qemu, (long)(time(NULL) - start), (unsigned long long)bad);
+	fflush(stdout);
+	return bad;
+}
+
+/* What make check and make check-long run. */
+static int standard(struct opts *o, struct plan *p)
+{
+	bool is_long = getenv("TAPIMG_LONG");
+	unsigned bad = 0;
+
+	p->to = UINT64_MAX;
+	p->total = is_long ? 100000 : 1200;
+	p->seconds = is_long ? 0 : 40;
+	bad += campaign(o, p) != 0;
+	o->cold = true;
+	p->from = 5000000;
+	p->total = is_long ? 10000 : 300;
+	p->seconds = is_long ? 0 : 20;
+	bad += campaign(o, p) != 0;
+	printf("%u passed, %u failed, 0 skipped\n", 2 - bad, bad);
+	return bad != 0;
+}
+
+static int usage(void)
+{
+	fputs("usage: test-power [--seeds A-B] [--cuts GENERATIONS] [--total CUTS] [--seconds N]\n"
+	      "                  [--mutant NUMBER] [--cold] [--qemu|--no-qemu] [--profile NAME]\n"
+	      "                  [--keep-going] [--tmp DIR] [--verbose]\n"
+	      "profiles: mixed writes reuse flushes coded zeroes\n", stderr);
+	return 2;
+}
+
+static bool seeds(const char *arg, struct plan *p)
+{
+	switch (sscanf(arg, "%llu-%llu", &p->from, &p->to)) {
+	case 1:
+		p->to = p->from;
+		return true;
+	case 2:
+		return true;
+	default:
+		return false;
+	}
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option longs[] = {
+		{ "seeds", 1, NULL, 's' }, { "cuts", 1, NULL, 'c' }, { "total", 1, NULL, 't' },
+		{ "seconds", 1, NULL, 'S' }, { "mutant", 1, NULL, 'm' }, { "cold", 0, NULL, 'C' },
+		{ "qemu", 0, NULL, 'q' }, { "no-qemu", 0, NULL, 'Q' },
+		{ "profile", 1, NULL, 'p' }, { "keep-going", 0, NULL, 'k' },
+		{ "tmp", 1, NULL, 'T' }, { "verbose", 0, NULL, 'v' }, { 0 },
+	};
+	struct opts o = { .cuts = 5, .tmp = "/dev/shm" };
+	struct plan p = { .from = 1, .to = UINT64_MAX };
+	int opt;
+
+	while ((opt = getopt_long(argc, argv, "v", longs, NULL)) != -1) {
+		switch (opt) {
+		case 's':
+			if (!seeds(optarg, &p))
+				return usage();
+			break;
+		case 'c': o.cuts = atoi(optarg); break;
+		case 't': p.total = strtoull(optarg, NULL, 10); break;
+		case 'S': p.seconds = atoi(optarg); break;
+		case 'm': o.mutant = atoi(optarg); break;
+		case 'C': o.cold = true; break;
+		case 'q': o.qemu = true; break;
+		case 'Q': o.no_qemu = true; break;
+		case 'p': o.profile = optarg; break;
+		case 'k': p.keep_going = true; break;
+		case 'T': o.tmp = optarg; break;
+		case 'v': o.verbose = true; break;
+		default: return usage();
+		}
+	}
+	if (optind != argc)
+		return usage();
+	if (argc == 1)
+		return standard(&o, &p);
+	if (p.to == UINT64_MAX && !p.total && !p.seconds)
+		p.to = p.from + 99;
+	return campaign(&o, &p) != 0;
+}
