@@ -13,6 +13,7 @@
 
 #define VAL_HELP	(OPT_LONG + 98)
 #define VAL_OBJECT	(OPT_LONG + 99)
+#define VAL_UNTRUSTED	(OPT_LONG + 97)
 
 /* ---------------------------------------------------------------- messages */
 
@@ -89,7 +90,8 @@ static void help_command(const struct cli *c, FILE *out)
 		else
 			fprintf(out, "%-28s%s\n", head, o->help);
 	}
-	fprintf(out, "%-28s%s\n", "  -h, --help", "print this help");
+	fprintf(out, "%-28s%s\n%-28s%s\n", "  --untrusted",
+		"open no other file that an image names", "  -h, --help", "print this help");
 	if (c->command->notes)
 		fprintf(out, "\n%s\n", c->command->notes);
 }
@@ -135,6 +137,7 @@ static void make_tables(struct cli *c)
 	*s++ = 'h';
 	add_long(&l, "help", no_argument, VAL_HELP);
 	add_long(&l, "object", required_argument, VAL_OBJECT);
+	add_long(&l, "untrusted", no_argument, VAL_UNTRUSTED);
 	for (const struct option_desc *o = c->command->options; o->val && n < CLI_MAX_OPTS; o++, n++) {
 		bool optional = o->arg && o->arg[0] == '[';
 
@@ -191,6 +194,9 @@ int cli_getopt(struct cli *c)
 			cli_help(c, stdout);
 			c->status = 0;
 			return -1;
+		case VAL_UNTRUSTED:
+			c->untrusted = true;
+			continue;
 		case VAL_OBJECT:
 			c->status = take_object(c, optarg);
 			if (c->status)

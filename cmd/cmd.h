@@ -99,15 +99,16 @@ struct cli {
 	char **argv;
 	int status;			/* exit code once cli_getopt() has answered -1 */
 	bool secrets;			/* an --object was given */
+	bool untrusted;			/* --untrusted: cli_open() opens no other file an image names */
 	struct tapimg_loop *loop;	/* made by cli_loop() */
 	char shorts[2 * CLI_MAX_OPTS + 3];
-	struct option longs[CLI_MAX_OPTS + 3];
+	struct option longs[CLI_MAX_OPTS + 4];
 };
 
 /*
  * The next option's val (its argument in optarg), 0 when only operands are left, -1 when the verb
- * shall return c->status at once: --help was printed, or an error.  -h, --help and --object are
- * taken care of here.
+ * shall return c->status at once: --help was printed, or an error.  -h, --help, --object and
+ * --untrusted are taken care of here.
  */
 int cli_getopt(struct cli *c);
 int cli_operands(const struct cli *c);			/* how many are left */

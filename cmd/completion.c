@@ -55,7 +55,7 @@ static void bash_option_names(const struct command *cmd)
 		if (o->name)
 			printf(" --%s", o->name);
 	}
-	printf(" -h --help");
+	printf(" --untrusted -h --help");
 }
 
 static void bash_command(const struct command *cmd)
@@ -180,7 +180,8 @@ static void zsh(void)
 			if (o->help && o->name)
 				zsh_spec(o, false);
 		}
-		printf("\t\t\t'(-h --help)'{-h,--help}'[print this help]' '*:file:_files';;\n");
+		printf("\t\t\t'--untrusted[open no other file that an image names]' \\\n"
+		       "\t\t\t'(-h --help)'{-h,--help}'[print this help]' '*:file:_files';;\n");
 	}
 	printf("\tesac\n}\n\n_tapimg \"$@\"\n");
 }

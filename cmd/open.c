@@ -85,10 +85,15 @@ int cli_failed(const struct cli *c, const char *name, const struct tapimg_err *e
 	return 1;
 }
 
+static bool refuse_all(void *arg, enum tapimg_role role, const char *referrer, const char *path)
+{
+	return role == TAPIMG_ROLE_IMAGE;
+}
+
 int cli_open(struct cli *c, const char *name, const struct cli_image *how, unsigned flags,
 	     struct tapimg **out)
 {
-	struct tapimg_open_opts opts = { .flags = flags };
+	struct tapimg_open_opts opts = { .flags = flags, .gate = c->untrusted ? refuse_all : NULL };
 	struct tapimg_err err = { 0 };
 	char *listed = NULL;
 	int ret;

@@ -10,6 +10,7 @@ qemu-img create -q -f qcow2 start/base.qcow2 6M
 twin_start
 
 # A data file's name is looked up from the current folder.
+# shellcheck disable=SC2317
 inside() {
 	(cd twin-t && "$@")
 }
