@@ -187,7 +187,7 @@ struct qcow2 {
 	uint8_t blk_bits;		/* log2 of L2 entries per cached block */
 	uint8_t sub_bits;		/* log2 of the copy-on-write unit: cluster, or subcluster */
 	uint8_t coded_shift;		/* compressed entries: where the sector count begins */
-	bool extl2, v3;
+	bool extl2, v3, has_data;
 	bool raw_data;			/* external data file that must stay readable as raw */
 	uint64_t cluster_mask;		/* cluster - 1 */
 	uint64_t l2_reserved;		/* bits that must be 0 in a plain entry */
@@ -200,16 +200,16 @@ struct qcow2 {
 	uint8_t rc_order;		/* log2 of the width in bits */
 	uint8_t rb_bits;		/* log2 of counts per refcount block */
 	uint64_t rc_max;
+	uint8_t mb_bits;		/* log2 of counts per cached block */
 	uint64_t scan;			/* no free cluster below this number is known of */
-	uint64_t end;			/* clusters from this number on are free */
+	uint64_t end;			/* nothing from this number on was handed out, or in the file at open */
 	uint64_t clean;			/* host bytes from here on were never used: they read as zeroes */
 	uint64_t rb_index, rb_off;	/* last refcount block looked up; rb_off 0: none */
 	uint64_t coded_next;		/* where the next compressed cluster may begin; 0: in a new cluster */
 
 	struct qcow2_header h;
 	bool snapshot;			/* one is open: l1_* are not the header's */
-	bool reserved_bits_ok;
-	struct file *data_file;		/* the external one, to be closed; NULL: none */
+	struct file *data_file;		/* the external one, if open: to be closed */
 	char *data_name;		/* as stored, or NULL */
 	struct qcow2_bitmaps *bitmaps;
 };
@@ -309,14 +309,28 @@ static inline void qcow2_rc_set(uint8_t *p, uint64_t i, unsigned order, uint64_t
 }
 
 /*
- * Hot: a run of at least @min and at most @max free clusters gets count 1. *host: where, *n: how
- * many.  -EAGAIN as map; when it returns 0 the counts are dirty, so it comes last in the gathering:
- * @room blocks are promised by meta_room() to the caller on top of its own.
+ * Hot: space is taken in two steps.  The plan gathers, promises the room that the change needs and
+ * @room blocks more to its caller, and changes nothing.  After it the caller gets its own
+ * blocks again (making room may have dropped them), and if it has them all the plan is carried out,
+ * which cannot fail.
  */
-int qcow2_alloc(struct tapimg *img, uint64_t min, uint64_t max, unsigned room, uint64_t *host,
-		uint64_t *n);
-/* Hot: @len bytes for a compressed cluster. */
-int qcow2_alloc_coded(struct tapimg *img, uint32_t len, uint64_t *host);
+struct qcow2_plan {
+	uint64_t first, n;		/* clusters that get count 1 */
+	uint64_t new_block;		/* cluster number of a new refcount block; 0: none needed */
+	uint64_t grow_at;		/* new refcount blocks and table from here on; 0: no growth */
+	uint64_t grow_blocks, grow_clusters;	/* how many blocks; size of the table */
+};
+
+/* a run of at least @min and at most @max free clusters, all counted in one cached block */
+int qcow2_plan(struct tapimg *img, uint64_t min, uint64_t max, unsigned room,
+	       struct qcow2_plan *plan);
+/* The host offset of the run. */
+uint64_t qcow2_take(struct tapimg *img, const struct qcow2_plan *plan);
+/* The cached block with a cluster's count, for looking; -EAGAIN, -EUCLEAN; *b NULL: no block, 0. */
+int qcow2_count_block(struct tapimg *img, uint64_t cluster, struct mblk **b);
+/* A cluster's count in that block. */
+uint64_t qcow2_count(const struct tapimg *img, const struct mblk *b, uint64_t cluster);
+void qcow2_count_set(struct tapimg *img, struct mblk *b, uint64_t cluster, uint64_t count);
 int qcow2_release(struct tapimg *img, uint64_t host, uint64_t len);
 /* Starts the allocator anew: everything may have changed. */
 void qcow2_alloc_reset(struct tapimg *img);

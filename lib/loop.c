@@ -401,7 +401,12 @@ int tapimg_loop_new(unsigned threads, struct tapimg_loop **out, struct tapimg_er
 		free(loop);
 		return ret;
 	}
-	pool_init(loop, threads);
+	ret = pool_init(loop, threads);
+	if (ret < 0) {
+		close(loop->wakefd);
+		free(loop);
+		return err_errno(err, ret, "helper threads");
+	}
 	*out = loop;
 	return 0;
 }
