@@ -3,8 +3,8 @@
  * file-posix.c - the backend for regular files and block devices
  *
  * O_DIRECT files go through the kernel's asynchronous I/O.  Buffered ones are read and written at
- * once in submit(): most of it is a copy from or to the page cache, which is cheaper than any way of
- * doing it elsewhere.  tmpfs always does it that way, whatever O_DIRECT says: its asynchronous I/O is
+ * once in submit() as far as that is a copy from or to the page cache, which is cheaper than any way
+ * of doing it elsewhere; reads that have to wait for the disk go to helper threads.  tmpfs always does it that way, whatever O_DIRECT says: its asynchronous I/O is
  * the same copy inside io_submit, at some 4 % more for each 4 KiB (20 % one by one).  What blocks in
  * the kernel (fsync, fallocate, discard) runs on helper threads; on tmpfs there is nothing to sync.
  *
@@ -35,6 +35,7 @@ struct posix {
 	int fd;
 	bool direct;			/* through the kernel's asynchronous I/O */
 	bool tmpfs, created;
+	bool no_nowait;			/* RWF_NOWAIT is not known here */
 	bool no_zero_range, no_punch, no_discard;	/* atomic */
 	/* status: the last answer */
 	uint64_t st_start, st_end;
@@ -159,21 +160,49 @@ static void direct_rw(struct posix *p, struct io *io)
 	loop_aio(io->file->loop, &op->aio);
 }
 
-static void buffered_rw(struct posix *p, struct io *io)
+static void submit_job(struct io *io);
+
+/* One buffered system call. @flags: RWF_*. Bytes or negative errno. */
+static int64_t buffered_call(struct posix *p, const struct io *io, int flags)
 {
 	ssize_t res;
 
 	do {
-		if (io->iovcnt == 1)
-			res = io->op == IO_WRITE ?
+		if (io->op == IO_WRITE)
+			res = io->iovcnt == 1 ?
 			      pwrite(p->fd, io->iov->iov_base, io->len, io->off) :
-			      pread(p->fd, io->iov->iov_base, io->len, io->off);
+			      pwritev(p->fd, io->iov, io->iovcnt, io->off);
+		else if (flags)
+			res = preadv2(p->fd, io->iov, io->iovcnt, io->off, flags);
 		else
-			res = io->op == IO_WRITE ?
-			      pwritev(p->fd, io->iov, io->iovcnt, io->off) :
+			res = io->iovcnt == 1 ?
+			      pread(p->fd, io->iov->iov_base, io->len, io->off) :
 			      preadv(p->fd, io->iov, io->iovcnt, io->off);
 	} while (res < 0 && errno == EINTR);
-	io_complete(io, rw_result(io, res < 0 ? -errno : res));
+	return res < 0 ? -errno : res;
+}
+
+/*
+ * Reads what is in the page cache.  What is not would stop the loop for as long as the disk takes,
+ * so that goes to a helper thread, unless the kernel cannot tell.
+ */
+static void buffered_rw(struct posix *p, struct io *io)
+{
+	int64_t res;
+
+	if (io->op == IO_READ && !p->no_nowait) {
+		res = buffered_call(p, io, RWF_NOWAIT);
+		if (res == (int64_t)io->len) {
+			io_complete(io, 0);
+			return;
+		}
+		if (res >= 0 || res == -EAGAIN) {
+			submit_job(io);		/* all of it: what was read is cached */
+			return;
+		}
+		p->no_nowait = true;
+	}
+	io_complete(io, rw_result(io, buffered_call(p, io, 0)));
 }
 
 /* ------------------------------------------------------------------ jobs of helper threads */
@@ -304,7 +333,9 @@ static void job_run(struct work *w)
 	struct io *io = job_io(job);
 	struct posix *p = io->file->priv;
 
-	if (io->op == IO_FLUSH)
+	if (io->op == IO_READ)
+		job->ret = rw_result(io, buffered_call(p, io, 0));
+	else if (io->op == IO_FLUSH)
 		job->ret = do_flush(p, io->file);
 	else if (io->op == IO_DISCARD)
 		job->ret = do_discard(p, io);
@@ -320,7 +351,8 @@ static void job_done(struct task *t)
 	struct io *io = job_io(job);
 	struct posix *p = io->file->priv;
 
-	p->st_end = 0;
+	if (io->op == IO_ZERO || io->op == IO_DISCARD)
+		p->st_end = 0;
 	io_complete_now(io, job->ret);
 }
 
@@ -331,7 +363,7 @@ static void submit_job(struct io *io)
 	job->size = io->file->size;
 	job->work.run = job_run;
 	job->work.task.fn = job_done;
-	work_submit(io->file->loop, &job->work);
+	work_submit_blocking(io->file->loop, &job->work);
 }
 
 /* Known in advance to be refused: no thread is needed to say so. */
@@ -561,6 +593,7 @@ static int posix_examine(struct file *f, struct posix *p, struct tapimg_err *err
 		f->discard_align = is_pow2(st.st_blksize) && st.st_blksize <= 65536 ?
 				   st.st_blksize : 4096;
 	p->direct = (f->flags & FILE_DIRECT) && !p->tmpfs;
+	p->no_nowait = p->tmpfs;
 	f->no_grow = f->block_dev || !p->direct;
 	if (!p->direct)
 		return 0;

@@ -356,5 +356,5 @@ void file_grow_hint(struct file *f, uint64_t end)
 	f->grow_step = step * 2;
 	f->grow_to = g->to;
 	f->growing = true;
-	work_submit(f->loop, &g->work);
+	work_submit_blocking(f->loop, &g->work);
 }

@@ -9,17 +9,27 @@
 #include "loop.h"
 #include "work.h"
 
+enum crew_kind { CREW_CPU, CREW_BLOCKING, CREWS };
+
+#define CREW_MAX 64
+
+/* Threads of one kind, all under the pool's lock. */
+struct crew {
+	struct pool *pool;
+	struct list queue;		/* of struct work.node */
+	pthread_cond_t cond;
+	unsigned nqueued, idle;
+	unsigned nthreads, max;		/* the loop's */
+	pthread_t threads[CREW_MAX];
+};
+
 struct pool {
 	pthread_mutex_t lock;
-	pthread_cond_t cond;
-	struct list queue;		/* of struct work.node, under lock */
+	struct crew crew[CREWS];
 	struct list finished;		/* of struct work.node, under lock */
 	unsigned nfinished;		/* atomic: so that a turn need not take the lock */
-	unsigned nqueued, idle;		/* under lock */
-	unsigned nthreads, max;
 	bool stop;
-	pthread_t *threads;
-	unsigned outstanding;		/* loop's: submitted and not called back */
+	unsigned outstanding;		/* the loop's: submitted and not called back */
 };
 
 struct tapimg_loop {
@@ -65,7 +75,7 @@ static inline void loop_signal(struct tapimg_loop *loop)
 }
 
 /* work.c */
-int pool_init(struct tapimg_loop *loop, unsigned threads);
+void pool_init(struct tapimg_loop *loop, unsigned threads);
 void pool_exit(struct tapimg_loop *loop);
 int pool_reap(struct tapimg_loop *loop);	/* runs task.fn of finished jobs; how many */
 void work_slots_free(void);			/* of the calling thread */

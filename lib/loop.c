@@ -401,12 +401,7 @@ int tapimg_loop_new(unsigned threads, struct tapimg_loop **out, struct tapimg_er
 		free(loop);
 		return ret;
 	}
-	ret = pool_init(loop, threads);
-	if (ret < 0) {
-		close(loop->wakefd);
-		free(loop);
-		return err_errno(err, ret, "helper threads");
-	}
+	pool_init(loop, threads);
 	*out = loop;
 	return 0;
 }

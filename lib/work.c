@@ -17,7 +17,7 @@
 #include "checked.h"
 #include "loop-impl.h"
 
-#define POOL_MAX 64
+#define BLOCKING_MAX 16
 
 struct work_slots {
 	void *ptr[WORK_SLOTS];
@@ -46,7 +46,7 @@ void work_slots_free(void)
 
 unsigned work_threads(const struct tapimg_loop *loop)
 {
-	return loop->pool.max;
+	return loop->pool.crew[CREW_CPU].max;
 }
 
 /* with the lock held */
@@ -56,8 +56,9 @@ static void pool_finished(struct pool *p, struct work *w)
 	__atomic_add_fetch(&p->nfinished, 1, __ATOMIC_SEQ_CST);
 }
 
-static void pool_wake_loop(struct tapimg_loop *loop)
+static void pool_wake_loop(struct pool *p)
 {
+	struct tapimg_loop *loop = container_of(p, struct tapimg_loop, pool);
 	const uint64_t one = 1;
 
 	/* the eventfd can only refuse when it is already readable */
@@ -66,29 +67,31 @@ static void pool_wake_loop(struct tapimg_loop *loop)
 		return;
 }
 
-static void *pool_thread(void *arg)
+static void *crew_thread(void *arg)
 {
-	struct tapimg_loop *loop = arg;
-	struct pool *p = &loop->pool;
+	struct crew *c = arg;
+	struct pool *p = c->pool;
 
 	pthread_mutex_lock(&p->lock);
 	while (!p->stop) {
-		struct list *n = list_pop(&p->queue);
+		struct list *n = list_pop(&c->queue);
 		struct work *w;
 
 		if (!n) {
-			p->idle++;
-			pthread_cond_wait(&p->cond, &p->lock);
-			p->idle--;
+			c->idle++;
+			pthread_cond_wait(&c->cond, &p->lock);
+			c->idle--;
 			continue;
 		}
-		p->nqueued--;
+		c->nqueued--;
 		pthread_mutex_unlock(&p->lock);
 		w = list_entry(n, struct work, node);
 		w->run(w);
 		pthread_mutex_lock(&p->lock);
 		pool_finished(p, w);
-		pool_wake_loop(loop);
+		pthread_mutex_unlock(&p->lock);
+		pool_wake_loop(p);
+		pthread_mutex_lock(&p->lock);
 	}
 	pthread_mutex_unlock(&p->lock);
 	work_slots_free();
@@ -96,46 +99,52 @@ static void *pool_thread(void *arg)
 }
 
 /* One more thread, with all signals blocked: they are the program's. */
-static int pool_start_thread(struct tapimg_loop *loop)
+static int crew_start_thread(struct crew *c)
 {
-	struct pool *p = &loop->pool;
 	sigset_t all, old;
 	int ret;
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = pthread_create(&p->threads[p->nthreads], NULL, pool_thread, loop);
+	ret = pthread_create(&c->threads[c->nthreads], NULL, crew_thread, c);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (!ret)
-		p->nthreads++;
+		c->nthreads++;
 	return -ret;
 }
 
-void work_submit(struct tapimg_loop *loop, struct work *w)
+static void crew_submit(struct tapimg_loop *loop, struct crew *c, struct work *w)
 {
 	struct pool *p = &loop->pool;
 	bool enough;
 
 	p->outstanding++;
-	if (loop->fake) {
-		w->run(w);
-		pool_finished(p, w);
-		return;
-	}
 	pthread_mutex_lock(&p->lock);
-	list_append(&p->queue, &w->node);
-	enough = ++p->nqueued <= p->idle;
-	if (p->idle)
-		pthread_cond_signal(&p->cond);
+	list_append(&c->queue, &w->node);
+	enough = ++c->nqueued <= c->idle;
+	if (c->idle)
+		pthread_cond_signal(&c->cond);
 	pthread_mutex_unlock(&p->lock);
-	if (enough || p->nthreads == p->max || !pool_start_thread(loop) || p->nthreads)
+	if (enough || c->nthreads == c->max || !crew_start_thread(c) || c->nthreads)
 		return;
 	/* no thread at all: nobody else can have taken it */
-	p->nqueued--;
+	c->nqueued--;
 	list_del(&w->node);
 	w->run(w);
+	pthread_mutex_lock(&p->lock);
 	pool_finished(p, w);
+	pthread_mutex_unlock(&p->lock);
 	loop_signal(loop);
+}
+
+void work_submit(struct tapimg_loop *loop, struct work *w)
+{
+	crew_submit(loop, &loop->pool.crew[CREW_CPU], w);
+}
+
+void work_submit_blocking(struct tapimg_loop *loop, struct work *w)
+{
+	crew_submit(loop, &loop->pool.crew[CREW_BLOCKING], w);
 }
 
 int pool_reap(struct tapimg_loop *loop)
@@ -159,35 +168,37 @@ int pool_reap(struct tapimg_loop *loop)
 	return done;
 }
 
-int pool_init(struct tapimg_loop *loop, unsigned threads)
+void pool_init(struct tapimg_loop *loop, unsigned threads)
 {
 	struct pool *p = &loop->pool;
+	unsigned i;
 
 	if (!threads)
 		threads = MAX(get_nprocs(), 2);
-	p->max = MIN(threads, POOL_MAX);
-	p->threads = calloc(p->max, sizeof(*p->threads));
-	if (!p->threads)
-		return -ENOMEM;
-	list_init(&p->queue);
 	list_init(&p->finished);
 	pthread_mutex_init(&p->lock, NULL);
-	pthread_cond_init(&p->cond, NULL);
-	return 0;
+	for (i = 0; i < CREWS; i++) {
+		p->crew[i].pool = p;
+		p->crew[i].max = i == CREW_CPU ? MIN(threads, CREW_MAX) : BLOCKING_MAX;
+		list_init(&p->crew[i].queue);
+		pthread_cond_init(&p->crew[i].cond, NULL);
+	}
 }
 
 void pool_exit(struct tapimg_loop *loop)
 {
 	struct pool *p = &loop->pool;
-	unsigned i;
+	unsigned i, k;
 
 	pthread_mutex_lock(&p->lock);
 	p->stop = true;
-	pthread_cond_broadcast(&p->cond);
+	for (i = 0; i < CREWS; i++)
+		pthread_cond_broadcast(&p->crew[i].cond);
 	pthread_mutex_unlock(&p->lock);
-	for (i = 0; i < p->nthreads; i++)
-		pthread_join(p->threads[i], NULL);
-	pthread_cond_destroy(&p->cond);
+	for (i = 0; i < CREWS; i++) {
+		for (k = 0; k < p->crew[i].nthreads; k++)
+			pthread_join(p->crew[i].threads[k], NULL);
+		pthread_cond_destroy(&p->crew[i].cond);
+	}
 	pthread_mutex_destroy(&p->lock);
-	free(p->threads);
 }

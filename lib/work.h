@@ -14,7 +14,13 @@ struct work {
 /* Queues w.  First come, first served. */
 void work_submit(struct tapimg_loop *loop, struct work *w);
 
-/* Number of helper threads that can run at once, at least 1. */
+/*
+ * The same for a job that mostly sleeps in a system call.  Such jobs have threads of their own, more
+ * of them, so that they neither stand behind computations nor take their processors away.
+ */
+void work_submit_blocking(struct tapimg_loop *loop, struct work *w);
+
+/* Number of helper threads for work_submit() that can run at once, at least 1. */
 unsigned work_threads(const struct tapimg_loop *loop);
 
 /*

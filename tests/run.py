@@ -55,13 +55,24 @@ def corpus(src):
     return None
 
 
+def sanitized(build):
+    try:
+        with open(os.path.join(build, '.flags')) as f:
+            return '-fsanitize' in f.read()
+    except OSError:
+        return False
+
+
 def environment(opt, src):
     env = dict(os.environ)
     build = os.path.abspath(opt.build)
     env.update(TAPIMG=os.path.join(build, 'tapimg'), TAPIMG_BUILD=build, TAPIMG_SRC=src,
                LC_ALL='C.UTF-8')
-    env.setdefault('ASAN_OPTIONS', 'abort_on_error=0:detect_leaks=1')
-    env.setdefault('UBSAN_OPTIONS', 'print_stacktrace=1')
+    if sanitized(build):
+        env.setdefault('ASAN_OPTIONS', 'abort_on_error=0:detect_leaks=1')
+        env.setdefault('UBSAN_OPTIONS', 'print_stacktrace=1')
+    else:
+        env.pop('ASAN_OPTIONS', None)   # tests tell by it
     env.pop('TAPIMG_CORPUS', None)
     env.pop('MAKEFLAGS', None)
     env.pop('TAPIMG_LONG', None)

@@ -249,6 +249,31 @@ START_TEST(jobs_run_elsewhere_and_complete_here)
 }
 END_TEST
 
+START_TEST(sleeping_jobs_do_not_stand_behind_computing_ones)
+{
+	struct job cpu[3] = { 0 }, io[12] = { 0 };
+	unsigned i;
+
+	jobs_done = 0;
+	for (i = 0; i < ARRAY_SIZE(cpu); i++) {
+		cpu[i].usec = 300000;
+		job_start(&cpu[i]);
+	}
+	for (i = 0; i < ARRAY_SIZE(io); i++) {
+		io[i].usec = 1000;
+		io[i].work.run = job_run;
+		io[i].work.task.fn = job_done;
+		work_submit_blocking(loop, &io[i].work);
+	}
+	while (jobs_done < (int)ARRAY_SIZE(io))
+		ck_assert_int_ge(tapimg_loop_run(loop, true), 0);
+	for (i = 0; i < ARRAY_SIZE(io); i++)
+		ck_assert(io[i].done);
+	while (jobs_done < (int)(ARRAY_SIZE(io) + ARRAY_SIZE(cpu)))
+		ck_assert_int_ge(tapimg_loop_run(loop, true), 0);
+}
+END_TEST
+
 static int slots_freed;
 
 static void slot_free(void *p)
@@ -278,7 +303,7 @@ START_TEST(slots_are_kept_for_each_thread_and_freed_with_it)
 	}
 	while (jobs_done < (int)ARRAY_SIZE(j))
 		tapimg_loop_run(loop, true);
-	threads = loop->pool.nthreads;
+	threads = loop->pool.crew[CREW_CPU].nthreads;
 	ck_assert_int_eq(slots_freed, 0);
 	*work_slot(WORK_SLOT_ZSTD_C, slot_free) = malloc(1);	/* this thread's own */
 	teardown();
@@ -501,6 +526,7 @@ int main(void)
 	tcase_add_test(tc, a_timer_of_the_past_fires_at_once);
 	tcase_add_test(tc, waking_empties_the_list_first);
 	tcase_add_test(tc, jobs_run_elsewhere_and_complete_here);
+	tcase_add_test(tc, sleeping_jobs_do_not_stand_behind_computing_ones);
 	tcase_add_test(tc, slots_are_kept_for_each_thread_and_freed_with_it);
 	tcase_add_test(tc, more_than_the_ring_holds);
 	tcase_add_test(tc, either_a_helper_or_a_transfer_ends_the_sleep);
