@@ -421,6 +421,7 @@ struct tapimg_copy_opts {
 	uint64_t sparse_size;		/**< zero runs at least this long become holes; 0: write everything */
 	uint64_t rate;			/**< bytes a second; 0: no limit */
 	unsigned skip_layers;		/**< target's backing file is the source's layer this deep: copy only above it; 0: copy all */
+	uint64_t src_off, src_len;	/**< with one source only: copy this window of it; len 0: to its end */
 	tapimg_progress *progress;
 	void *arg;
 	void (*salvaged)(void *arg, uint64_t off, uint64_t len);
@@ -436,6 +437,7 @@ struct tapimg_compare {
 	uint64_t off;			/**< first byte that differs */
 	int read_error;			/**< 0, 1: the first image could not be read at off, 2: the second */
 	bool status_differs;		/**< strict only: allocation differs at off */
+	bool status_error;		/**< with read_error: its metadata could not be read */
 };
 /** Compares contents; the longer one's tail must be zero. @strict: sizes and allocation too. */
 int tapimg_compare(struct tapimg *a, struct tapimg *b, bool strict, struct tapimg_compare *out,

@@ -43,6 +43,7 @@ static int look(struct comparer *c, unsigned i, uint64_t off)
 	st->len = 0;
 	c->out->off = off;
 	c->out->read_error = (int)i + 1;
+	c->out->status_error = true;
 	if (img->failure)
 		return err_set(c->p.err, ret, "%s: looking up byte %llu: %s", img->name,
 			       (unsigned long long)off, img->failure);

@@ -42,7 +42,7 @@ struct copier {
 	const struct tapimg_copy_opts *o;
 	struct tapimg *const *srcs;
 	unsigned n, cur;
-	uint64_t base;			/* target offset of the current source */
+	uint64_t base;			/* target offset of the current source's start (wraps) */
 	uint64_t pos;			/* in the current source: all before it is handed out */
 	uint64_t total;			/* of all sources, padded to whole sectors if the target is */
 	struct tapimg_status st;	/* last answer about the current source */
@@ -57,6 +57,16 @@ struct copier {
 };
 
 /* --------------------------------------------------------------------- the sources */
+
+/* Where the current source ends, for us. */
+static uint64_t source_end(const struct copier *c, unsigned i)
+{
+	uint64_t size = c->srcs[i]->size;
+
+	if (!c->o->src_len)
+		return size;
+	return c->o->src_off + c->o->src_len;	/* has been checked */
+}
 
 /* What the source has at @off (relative to it), and how far that goes. */
 static int kind_at(struct copier *c, uint64_t off, enum kind *kind, uint64_t *len)
@@ -83,7 +93,7 @@ static int kind_at(struct copier *c, uint64_t off, enum kind *kind, uint64_t *le
 					 (unsigned long long)off, src->name);
 		}
 	}
-	*len = st->off + st->len - off;
+	*len = MIN(st->off + st->len, source_end(c, c->cur)) - off;
 	if (st->flags & TAPIMG_ST_ZERO)
 		*kind = KIND_ZERO;
 	else
@@ -97,7 +107,7 @@ static int kind_at(struct copier *c, uint64_t off, enum kind *kind, uint64_t *le
  */
 static int kind_run(struct copier *c, uint64_t off, enum kind *kind, uint64_t *len)
 {
-	uint64_t size = c->srcs[c->cur]->size, more;
+	uint64_t size = source_end(c, c->cur), more;
 	enum kind k;
 	int ret = kind_at(c, off, kind, len);
 
@@ -114,7 +124,7 @@ static int kind_run(struct copier *c, uint64_t off, enum kind *kind, uint64_t *l
 /* On to the next source that has anything left; false at the end. */
 static bool source_left(struct copier *c)
 {
-	while (c->cur < c->n && c->pos == c->srcs[c->cur]->size) {
+	while (c->cur < c->n && c->pos == source_end(c, c->cur)) {
 		c->base += c->pos;
 		c->pos = 0;
 		c->cur++;
@@ -126,7 +136,7 @@ static bool source_left(struct copier *c)
 /* C1: the data piece from c->pos on; @len: of data known to be there. */
 static int data_len(struct copier *c, uint64_t *len)
 {
-	uint64_t size = c->srcs[c->cur]->size, at = c->base + c->pos, run;
+	uint64_t size = source_end(c, c->cur), at = c->base + c->pos, run;
 	uint64_t limit = MIN(round_down(at, c->p.piece) + c->p.piece, c->base + size);
 	uint64_t end = at + *len;
 	enum kind kind;
@@ -204,8 +214,8 @@ static bool clone_whole(struct copier *c)
 	struct tapimg *src = c->srcs[0], *dst = c->p.dst;
 	int fd_in = plain_fd(src), fd_out = plain_fd(dst);
 
-	if (c->n != 1 || !c->target_zero || !c->o->sparse_size || c->o->skip_layers ||
-	    c->o->flags & TAPIMG_COPY_SALVAGE || fd_in < 0 || fd_out < 0 || dst->size < src->size)
+	if (c->n != 1 || !c->target_zero || !c->o->sparse_size || c->o->skip_layers || c->o->src_off ||
+	    c->o->src_len || c->o->flags & TAPIMG_COPY_SALVAGE || fd_in < 0 || fd_out < 0 || dst->size < src->size)
 		return false;
 	if (ioctl(fd_out, FICLONE, fd_in))
 		return false;
@@ -265,7 +275,8 @@ static int next_data(struct copier *c, struct pump_slot *s, uint64_t len)
 	s->len = len;
 	set_side(s, 0, src, c->pos, len);
 	/* the last sector of a source that does not fill it */
-	if (c->cur + 1 == c->n && c->pos + len == src->size && c->total > s->off + len)
+	if (c->cur + 1 == c->n && c->pos + len == source_end(c, c->cur) &&
+	    c->total > s->off + len)
 		s->len = MIN(c->total - s->off, c->p.piece);
 	if (c->changed)
 		set_side(s, 1, c->p.dst, s->off, s->len);
@@ -280,7 +291,7 @@ static int copy_next(struct pump *p, struct pump_slot *s)
 	struct copier *c = container_of(p, struct copier, p);
 
 	while (source_left(c)) {
-		uint64_t size = c->srcs[c->cur]->size, at = c->base + c->pos, len, end;
+		uint64_t size = source_end(c, c->cur), at = c->base + c->pos, len, end;
 		enum kind kind;
 		int ret = kind_run(c, c->pos, &kind, &len);
 
@@ -492,10 +503,14 @@ static int copy_check(struct copier *c, uint64_t *total)
 {
 	struct tapimg *dst = c->p.dst;
 
+	if ((c->o->src_off || c->o->src_len) &&
+	    (c->n != 1 || !checked_range(c->o->src_off, c->o->src_len, c->srcs[0]->size)))
+		return err_set(c->p.err, -EINVAL, "the window lies outside of the source");
 	*total = 0;
 	for (unsigned i = 0; i < c->n; i++)
 		if (!checked_add(*total, c->srcs[i]->size, total))
 			return err_set(c->p.err, -EFBIG, "the sources are too large together");
+	*total = c->o->src_len ? c->o->src_len : *total - c->o->src_off;
 	if (*total > dst->size)
 		return err_set(c->p.err, -ENOSPC, "%s is too small: %llu bytes for %llu", dst->name,
 			       (unsigned long long)dst->size, (unsigned long long)*total);
@@ -514,10 +529,11 @@ int copy_images(struct tapimg *const *srcs, unsigned n, struct tapimg *dst,
 		.compress = opts->flags & TAPIMG_COPY_COMPRESS,
 		.changed = opts->flags & TAPIMG_COPY_CHANGED,
 		.exact = opts->flags & COPY_EXACT,
+		.base = -opts->src_off, .pos = opts->src_off,
 		.p = { .ops = &copy_ops, .loop = dst->loop, .dst = dst, .err = err,
 		       .rate = opts->rate, .progress = opts->progress, .arg = opts->arg },
 	};
-	uint64_t total;
+	uint64_t total = 0;
 	int ret = copy_check(&c, &total);
 
 	if (ret)
