@@ -148,6 +148,7 @@ struct cli_image {
 	const char *snapshot;		/* -l, through cli_snapshot_param() */
 	bool image_opts;
 	bool share;			/* -U */
+	unsigned rdwr_layers;		/* as in struct tapimg_open_opts */
 };
 
 /* "Could not open 'x': why", 0 or negative errno. @flags: TAPIMG_*. */

@@ -133,11 +133,8 @@ static int commit(struct cli *c, const char *name, const struct args *a, struct 
 static int run(struct cli *c)
 {
 	struct args a = { 0 };
-	struct tapimg_err err = { 0 };
-	struct tapimg_open_opts opts = { 0 };
 	struct tapimg *img;
 	const char *name;
-	char *listed = NULL;
 	int ret;
 
 	if (parse(c, &a))
@@ -145,23 +142,13 @@ static int run(struct cli *c)
 	if (cli_expect(c, 1, 1))
 		return 1;
 	name = cli_operand(c);
-	opts.rdwr_layers = find_base(c, name, &a);
-	if (!opts.rdwr_layers)
+	a.common.how.rdwr_layers = find_base(c, name, &a);
+	if (!a.common.how.rdwr_layers ||
+	    cli_open(c, name, &a.common.how, a.flags | TAPIMG_RDWR, &img))
 		return 1;
-	opts.format = a.common.how.format;
-	opts.flags = a.flags | TAPIMG_RDWR;
-	if (a.common.how.image_opts && !(listed = cli_image_opts(c, name)))
-		return 1;
-	ret = tapimg_open(c->loop, listed ? listed : name, &opts, &img, &err);
-	if (ret) {
-		cli_error(c, "Could not open '%s': %s", name, cli_why(name, &err, ret));
+	ret = commit(c, name, &a, img, a.common.how.rdwr_layers);
+	if (cli_close(c, img))
 		ret = 1;
-	} else {
-		ret = commit(c, name, &a, img, opts.rdwr_layers);
-		if (cli_close(c, img))
-			ret = 1;
-	}
-	free(listed);
 	return ret;
 }
 

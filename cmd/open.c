@@ -101,6 +101,7 @@ int cli_open(struct cli *c, const char *name, const struct cli_image *how, unsig
 	if (how) {
 		opts.format = how->format;
 		opts.snapshot = how->snapshot;
+		opts.rdwr_layers = how->rdwr_layers;
 		if (how->share)
 			opts.flags |= TAPIMG_SHARE;
 		if (how->image_opts && how->format) {

@@ -95,11 +95,10 @@ static int verify(struct cli *c, struct args *a)
 static int open_backing(struct cli *c, const char *name, const struct args *a, struct tapimg *img,
 			struct tapimg **out)
 {
-	struct tapimg_open_opts opts = { .format = a->backing_format, .flags = a->backing_flags };
-	struct tapimg_err err = { 0 };
-	struct file_id id = file_id_path(img->path);
+	struct cli_image how = { .format = a->backing_format, .share = a->common.how.share };
+	struct file_id id = file_id_path(img->path), below;
 	char *path;
-	int ret;
+	int ret = -1;
 
 	if (!a->backing)
 		return 0;
@@ -108,26 +107,18 @@ static int open_backing(struct cli *c, const char *name, const struct args *a, s
 		cli_error(c, "no memory");
 		return -1;
 	}
-	if (a->common.how.share)
-		opts.flags |= TAPIMG_SHARE;
 	/* the image itself is locked: say what is wrong rather than that */
-	struct file_id new_id = file_id_path(path);
-
-	if (file_id_same(&id, img->path, &new_id, path)) {
+	below = file_id_path(path);
+	if (file_id_same(&id, img->path, &below, path))
 		cli_error(c, "%s: an image cannot be its own backing file", name);
-		free(path);
-		return -1;
-	}
-	ret = tapimg_open(c->loop, path, &opts, out, &err);
-	if (ret)
-		cli_error(c, "Could not open new backing file '%s': %s", a->backing,
-			  cli_why(path, &err, ret));
-	else if (chain_find_file(*out, &id, img->path)) {
+	else
+		ret = cli_open(c, path, &how, a->backing_flags, out);
+	if (!ret && chain_find_file(*out, &id, img->path)) {
 		cli_error(c, "%s: its new backing file '%s' has the image itself in its chain", name,
 			  a->backing);
-		tapimg_close(*out, NULL);
+		cli_close(c, *out);
 		*out = NULL;
-		ret = -ELOOP;
+		ret = -1;
 	}
 	free(path);
 	return ret ? -1 : 0;
