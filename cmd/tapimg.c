@@ -10,8 +10,10 @@
 #define QEMU_IMG_VERSION "7.2.0"
 
 static const struct command *const commands[] = {
-	&command_amend, &command_bitmap, &command_check, &command_completion, &command_create,
-	&command_info, &command_map, &command_measure, &command_resize, &command_snapshot, NULL
+	&command_amend, &command_bench, &command_bitmap, &command_check, &command_commit,
+	&command_compare, &command_completion, &command_convert, &command_create, &command_dd,
+	&command_info, &command_map, &command_measure, &command_rebase, &command_resize,
+	&command_snapshot, NULL
 };
 
 const struct command *const *command_table(void)
