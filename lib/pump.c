@@ -236,7 +236,7 @@ static void slot_advance(struct pump_slot *s)
 			return;
 		}
 	}
-	while (s->pos < s->len && !p->stopped && !list_empty(&p->free_writes)) {
+	while (s->pos < s->len && !p->stopped && (!p->dst || !list_empty(&p->free_writes))) {
 		struct pump_seg seg = { .op = PUMP_SKIP };
 
 		ret = p->ops->seg(p, s, &seg);
