@@ -14,7 +14,6 @@
  * Operations that touch the same bytes are done in the order of the list; all others overlap.
  * MODE is a letter list: d O_DIRECT, w writethrough, u unsafe, r read-only, m discards free space.
  */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
