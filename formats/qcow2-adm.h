@@ -78,6 +78,7 @@ int q2_apply(struct q2 *q, struct counts *d, bool up);
 /* Sets to 1 in @single each cluster whose count will be 1 once @d has been taken off. */
 int q2_singles(struct q2 *q, struct counts *d, struct counts *single);
 int q2_free(struct q2 *q, uint64_t off, uint64_t bytes);
+int q2_used_end(struct q2 *q, uint64_t *end);	/* one past the last cluster with a count */
 
 /*
  * Streams: reads what next() names, several reads in flight, and hands each to work() in order.
@@ -143,6 +144,7 @@ struct q2_snaps {
 	struct q2_snap *s;
 	uint32_t n;
 	uint64_t bytes;			/* length of the table */
+	bool full;			/* write sizes whatever the version of the image is */
 };
 /* @lax: extra data that is too long is cut rather than refused. */
 int q2_snaps_load(struct q2 *q, struct q2_snaps *t, bool lax);
@@ -190,6 +192,20 @@ void q2_bdir_free(struct q2_bdir *d);
 uint64_t q2_bm_bytes(uint64_t size, unsigned gran_bits);
 /* Directory as bytes, malloc'd. */
 int q2_bdir_build(struct q2 *q, const struct q2_bdir *d, uint8_t **buf, uint64_t *bytes);
+
+/* ---- qcow2-switch.c: the whole header, atomically ---- */
+int q2_header_get(struct q2 *q, struct qcow2_header *h);	/* from q->head; qcow2_header_free() it */
+/* Makes @h the header on disk: a power cut leaves the old or the new one.  Flushes before and after. */
+int q2_header_put(struct q2 *q, struct qcow2_header *h);
+
+/* ---- qcow2-bitmap.c ---- */
+/*
+ * Makes room in the directory for a disk of @size: new tables and a new directory, which nothing
+ * refers to before the caller's q2_header_put() of @h, whose extension is changed here.
+ * qcow2_bitmaps_resized() frees the old ones afterwards.  -EBUSY: one is inconsistent.
+ */
+int qcow2_bitmaps_resize(struct q2 *q, struct qcow2_header *h, uint64_t size);
+int qcow2_bitmaps_resized(struct q2 *q, int ret);
 
 /* next item of a stream over the L2 tables counted in s->... */
 struct q2_l2_walk {

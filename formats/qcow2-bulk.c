@@ -598,7 +598,7 @@ int q2_alloc(struct q2 *q, uint64_t n, uint64_t *off)
 }
 
 /* one past the last cluster with a count */
-static int used_end(struct q2 *q, uint64_t *end, uint8_t *buf)
+static int find_used_end(struct q2 *q, uint64_t *end, uint8_t *buf)
 {
 	int ret;
 
@@ -616,6 +616,15 @@ static int used_end(struct q2 *q, uint64_t *end, uint8_t *buf)
 	}
 	*end = 1;
 	return 0;
+}
+
+int q2_used_end(struct q2 *q, uint64_t *end)
+{
+	uint8_t *buf = file_buf(q->csize);
+	int ret = buf ? find_used_end(q, end, buf) : err_errno(q->err, -ENOMEM, "%s", q->img->name);
+
+	free(buf);
+	return ret;
 }
 
 /* what an append is made of, in clusters */
@@ -724,7 +733,7 @@ int q2_append(struct q2 *q, uint64_t n, uint64_t *off)
 
 	if (!buf)
 		return err_errno(q->err, -ENOMEM, "%s", q->img->name);
-	ret = used_end(q, &p.start, buf);
+	ret = find_used_end(q, &p.start, buf);
 	if (!ret)
 		ret = plan_append(q, n, &p);
 	covered = p.first_block << q->rb_bits;

@@ -384,8 +384,11 @@ int qcow2_snap_info(struct tapimg *img, struct tapimg_info *out, struct tapimg_e
 	struct tapimg_snapshot *list;
 	struct q2_snaps t = {0};
 	struct q2 q;
-	int ret = q2_begin(&q, img, err);
+	int ret;
 
+	if (!qcow2_of(img)->h.nsnap)
+		return 0;
+	ret = q2_begin(&q, img, err);
 	if (!ret)
 		ret = q2_snaps_load(&q, &t, img->flags & TAPIMG_CHECK);
 	list = ret || !t.n ? NULL : info_alloc(img, t.n * sizeof(*list));

@@ -170,21 +170,21 @@ struct q2_snap *q2_snaps_find(struct q2_snaps *t, const char *id)
 /* ---------------------------------------------------------------- writing */
 
 /* v2 entries without extra data stay so unless the VM state needs it */
-static uint32_t extra_len(const struct q2 *q, const struct q2_snap *s)
+static uint32_t extra_len(const struct q2_snaps *t, const struct q2_snap *s)
 {
-	if (q->version >= 3 || s->vm_state > UINT32_MAX)
+	if (t->full || s->vm_state > UINT32_MAX)
 		return MAX(s->nextra, EXTRA_USUAL);
 	return s->nextra;
 }
 
-static uint64_t entry_len(const struct q2 *q, const struct q2_snap *s)
+static uint64_t entry_len(const struct q2_snaps *t, const struct q2_snap *s)
 {
-	return round_up(FIXED + extra_len(q, s) + strlen(s->id) + strlen(s->name), 8);
+	return round_up(FIXED + extra_len(t, s) + strlen(s->id) + strlen(s->name), 8);
 }
 
-static void build_entry(const struct q2 *q, const struct q2_snap *s, uint8_t *p)
+static void build_entry(const struct q2_snaps *t, const struct q2_snap *s, uint8_t *p)
 {
-	uint32_t extra = extra_len(q, s);
+	uint32_t extra = extra_len(t, s);
 
 	put_be64(p, s->l1_off);
 	put_be32(p + 8, s->l1_size);
@@ -213,8 +213,9 @@ int q2_snaps_store(struct q2 *q, struct q2_snaps *t)
 	uint8_t *buf = NULL;
 	int ret = 0;
 
+	t->full |= q->version >= 3;
 	for (uint32_t i = 0; i < t->n; i++)
-		bytes += entry_len(q, &t->s[i]);
+		bytes += entry_len(t, &t->s[i]);
 	if (bytes > QCOW2_MAX_SNAP_TABLE || t->n > QCOW2_MAX_SNAPSHOTS)
 		return err_set(q->err, -EFBIG, "%s: the snapshot table would become too large",
 			       q->img->name);
@@ -222,8 +223,8 @@ int q2_snaps_store(struct q2 *q, struct q2_snaps *t)
 		buf = calloc(1, round_up(bytes, q->csize));
 		if (!buf)
 			return err_errno(q->err, -ENOMEM, "%s: snapshot table", q->img->name);
-		for (uint32_t i = 0; i < t->n; at += entry_len(q, &t->s[i++]))
-			build_entry(q, &t->s[i], buf + at);
+		for (uint32_t i = 0; i < t->n; at += entry_len(t, &t->s[i++]))
+			build_entry(t, &t->s[i], buf + at);
 		ret = q2_alloc(q, div_up(bytes, q->csize), &off);
 		if (!ret)
 			ret = q2_write(q, buf, round_up(bytes, q->csize), off, "the snapshot table");
