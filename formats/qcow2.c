@@ -301,7 +301,7 @@ static int qcow2_open(struct tapimg *img, const struct tapimg_open_opts *o, stru
 	}
 	if (img->writable && !(img->flags & TAPIMG_CHECK))
 		ret = prepare_writing(img, err);
-	return ret;
+	return ret ? ret : qcow2_bitmaps_load(img, err);
 }
 
 int qcow2_reload(struct tapimg *img, struct tapimg_err *err)
@@ -352,7 +352,10 @@ static int qcow2_close(struct tapimg *img, struct tapimg_err *err)
 		r = mark_corrupt(img);
 		if (r)
 			ret = err_errno(err, r, "%s: marking it corrupt", img->name);
+		else if (img->writable && !img->failed)
+			ret = qcow2_bitmaps_store(img, err);
 	}
+	qcow2_bitmaps_free(img);
 	meta_destroy(img->meta);
 	img->meta = NULL;
 	file_close(q->data_file);
@@ -380,6 +383,7 @@ static int qcow2_info(struct tapimg *img, struct tapimg_info *out, struct tapimg
 	const struct qcow2_header *h = &q->h;
 	struct tapimg_fact *f = info_alloc(img, 8 * sizeof(*f));
 	unsigned n = 0;
+	int ret;
 
 	if (!f)
 		return err_errno(err, -ENOMEM, "%s", img->name);
@@ -403,7 +407,8 @@ static int qcow2_info(struct tapimg *img, struct tapimg_info *out, struct tapimg
 	}
 	out->facts = f;
 	out->nfacts = n;
-	return qcow2_snap_info(img, out, err);
+	ret = qcow2_snap_info(img, out, err);
+	return ret ? ret : qcow2_bitmaps_info(img, out, err);
 }
 
 const struct format qcow2_format = {
@@ -417,15 +422,26 @@ const struct format qcow2_format = {
 	.close		= qcow2_close,
 	.info		= qcow2_info,
 	.check		= qcow2_check,
+	.resize		= qcow2_resize,
+	.set_backing	= qcow2_set_backing,
+	.make_empty	= qcow2_make_empty,
+	.amend		= qcow2_amend,
 	.snap_create	= qcow2_snap_create,
 	.snap_apply	= qcow2_snap_apply,
 	.snap_delete	= qcow2_snap_delete,
+	.bitmap_add	= qcow2_bitmap_add,
+	.bitmap_remove	= qcow2_bitmap_remove,
+	.bitmap_clear	= qcow2_bitmap_clear,
+	.bitmap_enable	= qcow2_bitmap_enable,
+	.bitmap_next	= qcow2_bitmap_next,
+	.bitmap_set	= qcow2_bitmap_set,
 	.map		= qcow2_map,
 	.reserve	= qcow2_reserve,
 	.commit		= qcow2_commit,
 	.abort		= qcow2_abort,
 	.unmap		= qcow2_unmap,
 	.release	= qcow2_release,
+	.dirtied	= qcow2_bitmaps_dirtied,
 	.decode		= qcow2_decode,
 	.encode		= qcow2_encode,
 };
