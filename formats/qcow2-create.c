@@ -306,6 +306,12 @@ static void fill_l2(const struct gen *g, uint8_t *buf, uint64_t off, uint64_t n)
 	}
 }
 
+/* What has not been written yet reads as zeroes. */
+static bool reads_zero(const struct file *f)
+{
+	return !f->block_dev && f->grows_clean;
+}
+
 static int write_tables(const struct params *p, const struct layout *l)
 {
 	int ret = gen_write(&(struct gen){ p, l, fill_rt }, l->rt_at, l->rt);
@@ -313,7 +319,7 @@ static int write_tables(const struct params *p, const struct layout *l)
 	if (!ret)
 		ret = gen_write(&(struct gen){ p, l, fill_blocks }, l->blocks_at, l->blocks);
 	/* a regular file has zeroes there already */
-	if (!ret && (l->l2 || p->c->file->block_dev))
+	if (!ret && (l->l2 || !reads_zero(p->c->file)))
 		ret = gen_write(&(struct gen){ p, l, fill_l1 }, l->l1_at, l->l1);
 	if (!ret && l->l2)
 		ret = gen_write(&(struct gen){ p, l, fill_l2 }, l->l2_at, l->l2);
@@ -347,7 +353,7 @@ static int data_space(struct file *f, uint64_t off, uint64_t len, enum tapimg_pr
 		return 0;
 	if (how == TAPIMG_PREALLOC_FULL)
 		return fill_zeroes(f, off, len);
-	if (f->block_dev)
+	if (!reads_zero(f))
 		return file_zero(f, off, len, 0);
 	if (how == TAPIMG_PREALLOC_FALLOC) {
 		ret = file_prealloc(f, off, len);
