@@ -269,7 +269,7 @@ static void write_new(struct piece *p)
 	if (head && head->len && head->fill != FILL_SKIP) {
 		start -= head->len;
 		len += head->len;
-		v[n++] = head->iov;
+		v[n++] = (struct iovec){ head->iov.iov_base, head->len };
 	}
 	if (p->zero)
 		v[n++] = (struct iovec){ p->img->eng.zeroes, p->len };
@@ -277,7 +277,7 @@ static void write_new(struct piece *p)
 		n += piece_iov(p, p->off, p->len, v + n, need - n);
 	if (tail && tail->len && tail->fill != FILL_SKIP) {
 		len += tail->len;
-		v[n++] = tail->iov;
+		v[n++] = (struct iovec){ tail->iov.iov_base, tail->len };
 	}
 	piece_io(p, IO_WRITE, p->ext.file, p->ext.host + (start - p->ext.off), len, v, n,
 		 piece_new_done);
