@@ -61,8 +61,8 @@ def verb(command):
 
 def format_options(name):
     out = sh(TAPIMG, 'create', '-f', name, '-o', 'help')
-    known = set(re.findall(r'^ +([a-z][\w.]*)(?:=| )', out, re.M))
-    here = set(re.findall(r'\bCm ([a-z_]+) Ns =', page(f'tapimg-{name}.5')))
+    known = set(re.findall(r'^ +([a-z][\w.-]*)=', out, re.M))
+    here = set(re.findall(r'\bCm ([a-z][\w.-]*) Ns =', page(f'tapimg-{name}.5')))
     if not known:
         raise Failed('no options listed: ' + out)
     if known - here:
@@ -99,7 +99,7 @@ def main():
         return c.end()
     commands = json.loads(sh(TAPIMG, '--list-commands=json'))
     for command in commands:
-        if not command['hidden']:
+        if not command.get('hidden'):
             c.case(f"tapimg-{command['name']}(1)", verb, command)
     for name in re.search(r'^Formats:(.*)$', sh(TAPIMG, '--version'), re.M).group(1).split():
         c.case(f'tapimg-{name}(5)', format_options, name)
