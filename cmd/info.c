@@ -160,12 +160,12 @@ static void print_backing(const struct tapimg_info *info)
 		printf("backing file format: %s\n", info->backing_format);
 }
 
-static void print_human(const struct tapimg_info *info, const char *name, const struct problems *p)
+static void print_human(const struct tapimg_info *info, const struct problems *p)
 {
 	char size[32];
 
-	printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\n", name,
-	       info->format, print_size(size, info->virtual_size), info->virtual_size);
+	printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\n",
+	       info->filename, info->format, print_size(size, info->virtual_size), info->virtual_size);
 	printf("disk size: %s\n", print_size(size, info->actual_size));
 	if (info->encrypted)
 		printf("encrypted: yes\n");
@@ -251,7 +251,7 @@ static void add_facts(json_t *obj, const struct tapimg_info *info)
 	json_object_set_new(obj, "format-specific", specific);
 }
 
-static json_t *info_json(const struct tapimg_info *info, const char *name, const struct problems *p)
+static json_t *info_json(const struct tapimg_info *info, const struct problems *p)
 {
 	json_t *obj = json_object(), *list;
 
@@ -259,7 +259,7 @@ static json_t *info_json(const struct tapimg_info *info, const char *name, const
 		json_object_set_new(obj, "snapshots", snapshots_json(info));
 	json_add_str(obj, "backing-filename-format", info->backing_format);
 	json_add_int(obj, "virtual-size", info->virtual_size);
-	json_add_str(obj, "filename", name);
+	json_add_str(obj, "filename", info->filename);
 	if (info->cluster_size)
 		json_add_int(obj, "cluster-size", info->cluster_size);
 	json_add_str(obj, "format", info->format);
@@ -326,9 +326,9 @@ static int show_layer(struct cli *c, const char *name, const struct args *a,
 	} else {
 		find_problems(info, &p);
 		if (a->common.json)
-			json_array_append_new(list, info_json(info, name, &p));
+			json_array_append_new(list, info_json(info, &p));
 		else
-			print_human(info, name, &p);
+			print_human(info, &p);
 		free_problems(&p);
 		*next = info->backing && info->backing_full ? strdup(info->backing_full) : NULL;
 		*format = info->backing && info->backing_format ? strdup(info->backing_format) : NULL;

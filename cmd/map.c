@@ -40,7 +40,8 @@ static void make_row(struct map_row *row, const struct tapimg_status *st)
 {
 	row->start = st->off;
 	row->len = st->len;
-	row->depth = st->depth;
+	/* where a layer ends early, what lies beyond is the doing of the one above it */
+	row->depth = st->depth - (st->flags & TAPIMG_ST_EOF && st->depth);
 	row->present = st->flags & TAPIMG_ST_ALLOCATED;
 	row->zero = st->flags & TAPIMG_ST_ZERO;
 	row->data = st->flags & TAPIMG_ST_DATA;

@@ -673,7 +673,8 @@ int qcow2_measure(const struct create *c, struct tapimg *src, struct tapimg_meas
 		data = disk;
 	out->required = meta + data;
 	out->bitmaps = UINT64_MAX;
-	if (src && p.h.version >= 3)
+	if (src && p.h.version >= 3 && src->fmt == &qcow2_format &&
+	    ((const struct qcow2 *)src->fs)->v3)
 		ret = measure_bitmaps(src, cluster, &out->bitmaps, err);
 	return ret;
 }

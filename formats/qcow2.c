@@ -395,15 +395,15 @@ static int qcow2_info(struct tapimg *img, struct tapimg_info *out, struct tapimg
 		fact_bool(&f[n++], "lazy-refcounts", h->compat & QCOW2_COMPAT_LAZY);
 	f[n++] = (struct tapimg_fact){ .key = "refcount-bits", .type = TAPIMG_FACT_INT,
 				       .num = 1LL << h->refcount_order };
-	if (q->v3) {
-		fact_bool(&f[n++], "corrupt", out->corrupt);
-		fact_bool(&f[n++], "extended-l2", q->extl2);
-	}
 	if (q->has_data) {
 		out->data_file = q->data_name ? q->data_name : img->opts.data_file;
 		if (out->data_file)
 			fact_str(&f[n++], "data-file", out->data_file);
 		fact_bool(&f[n++], "data-file-raw", q->raw_data);
+	}
+	if (q->v3) {
+		fact_bool(&f[n++], "corrupt", out->corrupt);
+		fact_bool(&f[n++], "extended-l2", q->extl2);
 	}
 	out->facts = f;
 	out->nfacts = n;

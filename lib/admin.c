@@ -59,7 +59,7 @@ int tapimg_info(struct tapimg *img, const struct tapimg_info **out, struct tapim
 		return ret;
 	info_free(img);
 	memset(i, 0, sizeof(*i));
-	i->filename = img->name;
+	i->filename = img->path;
 	i->format = img->fmt->name;
 	i->virtual_size = img->size;
 	i->actual_size = file_allocated(img->file);

@@ -48,6 +48,6 @@ for i in $(seq 65 260); do
 	qemu-img create -q -u -f qcow2 -b "l$((i - 1)).qcow2" -F qcow2 "l$i.qcow2" 1M
 done
 exits "260 layers" 1 "l260.qcow2
-too deep" tapimg map l260.qcow2
+deeper than" tapimg map l260.qcow2
 exits "info of 260 layers" 1 "too deep" tapimg info --backing-chain l260.qcow2
 done_testing
