@@ -2,15 +2,14 @@
 /*
  * check.c - tapimg check: is the image's own structure sound, and repair
  *
- * Findings go to stderr one by one as they are found, up to a limit for each kind; the summary, or
- * the JSON object, goes to stdout.  Exit codes: 0 sound, 1 the check could not be made, 2 corrupt,
+ * Findings go to stderr one by one as they are found (the library lists so many and counts the
+ * rest); the summary, or the JSON object, goes to stdout.  Exit codes: 0 sound, 1 the check could not be made, 2 corrupt,
  * 3 leaks only, 63 the format has no check.
  */
 #include <inttypes.h>
 
 #include "cmd.h"
 
-#define MAX_FINDINGS 1000	/* of one kind: a wreck has millions */
 #define MAX_JSON_FINDINGS 100
 
 enum { EXIT_CORRUPT = 2, EXIT_LEAKS = 3, EXIT_UNSUPPORTED = 63 };
@@ -31,51 +30,35 @@ struct args {
 
 /* Where findings go. */
 struct report {
-	const struct cli *c;
-	const char *name;
 	bool quiet;
 	json_t *list;			/* JSON: the first ones */
-	uint64_t seen[4];		/* by kind */
 };
 
 static const struct {
 	char severity;
-	const char *word;		/* before the text on stderr */
+	const char *before;		/* the line on stderr */
 	const char *kind;		/* in JSON */
-} kinds[4] = {
-	{ 'E', "ERROR", "corruption" }, { 'L', "Leaked", "leak" },
-	{ 'R', "Repaired", "repaired" }, { 'I', "Note", "note" },
+} kinds[] = {
+	{ 'E', "", "corruption" }, { 'L', "", "leak" },
+	{ 'R', "Repaired: ", "repaired" }, { 'I', "Note: ", "note" },
 };
-
-static void report_json(struct report *r, unsigned kind, const char *line)
-{
-	json_t *obj;
-
-	if (json_array_size(r->list) >= MAX_JSON_FINDINGS)
-		return;
-	obj = json_object();
-	json_add_str(obj, "kind", kinds[kind].kind);
-	json_add_str(obj, "text", line);
-	json_array_append_new(r->list, obj);
-}
 
 static void report(void *arg, char severity, const char *line)
 {
 	struct report *r = arg;
 	unsigned kind = 0;
+	json_t *obj;
 
-	while (kind < 3 && kinds[kind].severity != severity)
+	while (kind < ARRAY_SIZE(kinds) - 1 && kinds[kind].severity != severity)
 		kind++;
-	r->seen[kind]++;
-	if (r->list)
-		report_json(r, kind, line);
-	if (r->quiet && kind)
-		return;
-	if (r->seen[kind] <= MAX_FINDINGS)
-		fprintf(stderr, "%s: %s\n", kinds[kind].word, line);
-	else if (r->seen[kind] == MAX_FINDINGS + 1)
-		fprintf(stderr, "%s: and more; only the first %d are shown\n", kinds[kind].word,
-			MAX_FINDINGS);
+	if (r->list && json_array_size(r->list) < MAX_JSON_FINDINGS) {
+		obj = json_object();
+		json_add_str(obj, "kind", kinds[kind].kind);
+		json_add_str(obj, "text", line);
+		json_array_append_new(r->list, obj);
+	}
+	if (!r->quiet || severity == 'E')
+		fprintf(stderr, "%s%s\n", kinds[kind].before, line);
 }
 
 static void print_problems(const struct tapimg_check *r)
@@ -214,23 +197,24 @@ static int parse(struct cli *c, struct args *a)
 
 static int run(struct cli *c)
 {
-	struct report r = { .c = c };
+	struct report r = { 0 };
 	struct args a = { 0 };
 	struct tapimg *img;
+	const char *name;
 	int ret;
 
 	if (parse(c, &a))
 		return c->status;
 	if (cli_expect(c, 1, 1))
 		return 1;
-	r.name = cli_operand(c);
+	name = cli_operand(c);
 	r.quiet = a.common.quiet;
 	a.flags |= TAPIMG_CHECK | TAPIMG_NO_BACKING | (a.fix ? TAPIMG_RDWR : 0);
-	if (cli_open(c, r.name, &a.common.how, a.flags, &img))
+	if (cli_open(c, name, &a.common.how, a.flags, &img))
 		return 1;
 	if (a.common.json)
 		r.list = json_array();
-	ret = check(c, r.name, &a, img, &r);
+	ret = check(c, name, &a, img, &r);
 	json_decref(r.list);
 	if (cli_close(c, img))
 		ret = 1;

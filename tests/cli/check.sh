@@ -41,8 +41,11 @@ works "and reads the same" qemu-img compare fix.qcow2 b.qcow2
 # corruption: a cluster in use whose refcount is 0
 cp b.qcow2 bad.qcow2
 poke bad.qcow2 $((0x20000 + 5 * 2)) '\x00\x00'
-same "check of a wrong refcount" check bad.qcow2
-same_json "in JSON" "findings" check --output=json bad.qcow2
+# the peer counts the cluster's COPIED mark as a second error
+is "the exit code is the peer's" "$(tapimg check bad.qcow2 >out 2>err; echo $?)" \
+	"$(qemu-img check bad.qcow2 >out 2>err; echo $?)"
+same_json "in JSON" "findings corruptions" check --output=json bad.qcow2
+like "which counts it" "$(tapimg check --output=json bad.qcow2 2>err)" '"corruptions": 1,'
 exits "exit code 2 for corruption, and where" 2 'ERROR' tapimg check bad.qcow2
 exits "-q still names errors" 2 'ERROR' tapimg check -q bad.qcow2
 is "on stderr only" "$(cat out)" ""

@@ -10,12 +10,12 @@ out=$(tapimg convert -p -O qcow2 a.raw b.qcow2)
 like "-p ends at 100 %" "$out" '\(100\.00/100%\)'
 like "in qemu-img's form" "$out" '^    \([0-9.]+/100%\)'
 unlike "no escape sequences into a pipe" "$out" $'\033'
-tapimg convert --progress=json -O qcow2 a.raw b.qcow2 >out 2>err
+tapimg convert --progress=json -O qcow2 a.raw b.qcow2 >out 2>progress.json
 is "--progress=json leaves stdout alone" "$(cat out)" ""
 works "every line is JSON, and it grows to its end" python3 -c '
 import json
 last = -1
-lines = [json.loads(l) for l in open("err")]
+lines = [json.loads(l) for l in open("progress.json")]
 assert lines
 for l in lines:
     assert l["verb"] == "convert" and 0 <= l["percent"] <= 100 and l["done"] >= last

@@ -12,7 +12,7 @@ io a.qcow2 qcow2 'write -P 2 0 2M'
 works "-c again" tapimg snapshot -c 'a rather long name for a snapshot' a.qcow2
 io a.qcow2 qcow2 'write -P 3 512k 4M'
 same "-l" snapshot -l a.qcow2
-same "-l is what is done by default" snapshot a.qcow2
+is "-l is what is done by default" "$(tapimg snapshot a.qcow2)" "$(tapimg snapshot -l a.qcow2)"
 works "qemu-img finds it sound" qemu-img check a.qcow2
 qemu-img convert -O raw -l one a.qcow2 one.raw
 io one.raw raw 'read -P 1 0 1M' 'read -P 0 1M 9M'
