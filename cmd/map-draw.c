@@ -4,7 +4,8 @@
  *
  * The disk is cut into cells of equal size, row by row.  A cell shows the layer that most of its
  * stored bytes come from, and how full it is.  Without colours the layer is a letter: 0 is the
- * image itself.  The legend counts exactly.
+ * image itself.  Zeroes are shown where they hide a layer below; those of the last layer are as
+ * good as nothing.  The legend counts exactly.
  */
 #include <inttypes.h>
 #include <sys/ioctl.h>
@@ -102,7 +103,7 @@ static void add_to_cell(struct drawing *d, const struct map_row *row, uint64_t l
 		sum->here += len;
 		if (row->compressed)
 			sum->compressed += len;
-	} else if (row->present) {
+	} else if (row->present && row->depth + 1 < d->layers) {
 		sum->zero += len;
 		d->here_zero += len;
 	} else {

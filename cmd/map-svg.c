@@ -3,7 +3,8 @@
  * map-svg.c - which layer of a chain holds what, as a picture
  *
  * One lane for each layer, the image itself on top, and below them what the guest sees.  A lane is
- * as wide as the disk; a column's opacity says how much of it comes from that layer.
+ * as wide as the disk; a column's opacity says how much of it comes from that layer.  A line at the
+ * foot of a lane is where zeroes hide what lies below.
  */
 #include <inttypes.h>
 #include <sys/stat.h>
@@ -20,6 +21,7 @@
 struct lane {
 	uint64_t data, zero;
 	uint64_t columns[COLUMNS];	/* bytes from this layer */
+	uint64_t zeroes[COLUMNS];	/* bytes that it hides behind zeroes */
 };
 
 struct picture {
@@ -56,20 +58,22 @@ static int add_row(void *arg, const struct map_row *row)
 {
 	struct picture *p = arg;
 	struct lane *lane = p->lane + MIN(row->depth, p->layers - 1);
-	uint64_t off = row->start, end = row->start + row->len;
+	uint64_t off = row->start, end = row->start + row->len, *columns = lane->columns;
 
 	if (!row->data || row->zero) {
-		if (row->present)
-			lane->zero += row->len;
-		else
+		if (!row->present || row->depth + 1 >= p->layers) {
 			p->nothing += row->len;
-		return 0;
+			return 0;
+		}
+		lane->zero += row->len;
+		columns = lane->zeroes;
+	} else {
+		lane->data += row->len;
 	}
-	lane->data += row->len;
 	for (unsigned i = column_of(p, off); off < end; i++) {
 		uint64_t stop = i + 1 < COLUMNS ? MIN(end, column_start(p, i + 1)) : end;
 
-		lane->columns[MIN(i, COLUMNS - 1)] += stop - off;
+		columns[MIN(i, COLUMNS - 1)] += stop - off;
 		off = stop;
 	}
 	return 0;
@@ -89,11 +93,11 @@ static void put_text(FILE *f, const char *text)
 }
 
 /* How full a column is, in eighths; anything at all is at least one. */
-static unsigned level(const struct picture *p, const struct lane *lane, unsigned i)
+static unsigned level(const struct picture *p, const uint64_t *columns, unsigned i)
 {
 	uint64_t next = i + 1 < COLUMNS ? column_start(p, i + 1) : p->end;
 	uint64_t width = next - column_start(p, i);
-	uint64_t have = lane->columns[i];
+	uint64_t have = columns[i];
 
 	if (!have || !width)
 		return 0;
@@ -101,17 +105,17 @@ static unsigned level(const struct picture *p, const struct lane *lane, unsigned
 }
 
 /* Neighbours of one level are one rectangle. */
-static void put_columns(FILE *f, const struct picture *p, const struct lane *lane,
-			const char *colour, unsigned y)
+static void put_columns(FILE *f, const struct picture *p, const uint64_t *columns,
+			const char *colour, unsigned y, unsigned height)
 {
 	for (unsigned i = 0, n; i < COLUMNS; i += n) {
-		unsigned l = level(p, lane, i);
+		unsigned l = level(p, columns, i);
 
-		for (n = 1; i + n < COLUMNS && level(p, lane, i + n) == l; n++)
+		for (n = 1; i + n < COLUMNS && level(p, columns, i + n) == l; n++)
 			;
 		if (l)
 			fprintf(f, "<rect x=\"%u\" y=\"%u\" width=\"%u\" height=\"%u\" fill=\"%s\" "
-				"fill-opacity=\"%.2f\"/>\n", LEFT + i, y, n, LANE, colour,
+				"fill-opacity=\"%.2f\"/>\n", LEFT + i, y, n, height, colour,
 				0.3 + 0.7 * l / 8);
 	}
 }
@@ -165,13 +169,14 @@ static void put_picture(FILE *f, const struct picture *p, struct tapimg *img)
 		unsigned y = TOP + i * (LANE + GAP);
 
 		put_lane_label(f, map_layer_name(img, i), i, p->lane + i, p, y);
-		put_columns(f, p, p->lane + i, map_colour(i)->hex, y);
+		put_columns(f, p, p->lane[i].columns, map_colour(i)->hex, y, LANE);
+		put_columns(f, p, p->lane[i].zeroes, map_colour(i)->hex, y + LANE - 4, 4);
 	}
 	fprintf(f, "<text x=\"%u\" y=\"%u\">what the guest sees &#8212; %s in no layer: reads as "
 		"zeroes</text>\n<rect x=\"%u\" y=\"%u\" width=\"%u\" height=\"%u\" class=\"lane\"/>\n",
 		LEFT, bottom - 6, print_size(size, p->nothing), LEFT, bottom, COLUMNS, LANE);
 	for (unsigned i = 0; i < p->layers; i++)
-		put_columns(f, p, p->lane + i, map_colour(i)->hex, bottom);
+		put_columns(f, p, p->lane[i].columns, map_colour(i)->hex, bottom, LANE);
 	put_axis(f, p, bottom + LANE);
 	fputs("</svg>\n", f);
 }

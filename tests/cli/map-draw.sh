@@ -22,20 +22,20 @@ is "the drawing without colours" "$(tapimg map --draw --width=30 top.qcow2)" \
      4 MiB 1111111111111111
      5 MiB 0000000000000000
      6 MiB 0000000000000000
-     7 MiB ----------------
+     7 MiB ................
      8 MiB ----------------
-     9 MiB ----------------
-    10 MiB ----------------
-    11 MiB ----------------
+     9 MiB ................
+    10 MiB ................
+    11 MiB ................
     12 MiB 2222222222222222
-    13 MiB ----------------
-    14 MiB ----------------
-    15 MiB ----------------
+    13 MiB ................
+    14 MiB ................
+    15 MiB ................
 
   0     top.qcow2                         2 MiB  12.5%, 1 MiB of zeroes
   1     mid.qcow2                         3 MiB  18.8%
-  2     base.raw                          3 MiB  18.8%, 7 MiB of zeroes
-  .     in no layer: reads as zeroes        0 B   0.0%'
+  2     base.raw                          3 MiB  18.8%
+  .     in no layer: reads as zeroes      7 MiB  43.8%'
 unlike "no escape sequences into a pipe" "$(tapimg map --draw top.qcow2)" $'\033'
 like "colours when asked for" "$(tapimg map --draw --color=always top.qcow2)" $'\033\[38;5;'
 unlike "and never when not" "$(tapimg map --draw --color=never top.qcow2)" $'\033'
@@ -67,6 +67,8 @@ for name in top.qcow2 mid.qcow2 base.raw '2 MiB (12.5 %)' '3 MiB (18.8 %)'; do
 done
 # what the guest sees at 5..7 MiB of 16: columns 312..437 of 1000 from x=20, in the top's colour
 like "the top layer lies where it should" "$(cat map.svg)" 'x="33[23]" y="64" width="12[456]"'
+# its zeroes at 8..9 MiB: columns 500..562, a line at the foot of the lane
+like "zeroes that hide something are a line" "$(cat map.svg)" 'x="520" y="94" width="6[23]" height="4"'
 cp top.qcow2 'a<&>".qcow2'
 works "a name with marks of its own" tapimg map --svg=odd.svg 'a<&>".qcow2'
 works "is escaped" python3 -c 'import xml.dom.minidom as m; m.parse("odd.svg")'
