@@ -92,7 +92,8 @@ def command(opt, kind, prog, src):
         return ['bash', prog]
     if opt.valgrind:
         return ['valgrind', '-q', '--error-exitcode=9', '--leak-check=full',
-                '--errors-for-leak-kinds=definite', '--trace-children=no', prog]
+                '--errors-for-leak-kinds=definite', '--trace-children=no',
+                '--suppressions=' + os.path.join(src, 'tests', 'valgrind.supp'), prog]
     if kind == 'fuzz':
         name = os.path.basename(prog)
         name = name[:-5] if name.endswith('-live') else name

@@ -249,15 +249,27 @@ START_TEST(jobs_run_elsewhere_and_complete_here)
 }
 END_TEST
 
+static void wait_run(struct work *w)
+{
+	struct job *j = container_of(w, struct job, work);
+	char c;
+
+	ck_assert_int_eq(read(j->fd, &c, 1), 1);
+}
+
 START_TEST(sleeping_jobs_do_not_stand_behind_computing_ones)
 {
 	struct job cpu[3] = { 0 }, io[12] = { 0 };
 	unsigned i;
+	int fds[2];
 
 	jobs_done = 0;
+	ck_assert_int_eq(pipe(fds), 0);
 	for (i = 0; i < ARRAY_SIZE(cpu); i++) {
-		cpu[i].usec = 300000;
-		job_start(&cpu[i]);
+		cpu[i].work.run = wait_run;	/* "computes" until told to stop */
+		cpu[i].work.task.fn = job_done;
+		cpu[i].fd = fds[0];
+		work_submit(loop, &cpu[i].work);
 	}
 	for (i = 0; i < ARRAY_SIZE(io); i++) {
 		io[i].usec = 1000;
@@ -267,10 +279,11 @@ START_TEST(sleeping_jobs_do_not_stand_behind_computing_ones)
 	}
 	while (jobs_done < (int)ARRAY_SIZE(io))
 		ck_assert_int_ge(tapimg_loop_run(loop, true), 0);
-	for (i = 0; i < ARRAY_SIZE(io); i++)
-		ck_assert(io[i].done);
+	ck_assert_int_eq(write(fds[1], "xxx", 3), 3);
 	while (jobs_done < (int)(ARRAY_SIZE(io) + ARRAY_SIZE(cpu)))
 		ck_assert_int_ge(tapimg_loop_run(loop, true), 0);
+	close(fds[0]);
+	close(fds[1]);
 }
 END_TEST
 
@@ -298,8 +311,9 @@ START_TEST(slots_are_kept_for_each_thread_and_freed_with_it)
 
 	jobs_done = slots_freed = 0;
 	for (i = 0; i < ARRAY_SIZE(j); i++) {
-		job_start(&j[i]);
 		j[i].work.run = slot_run;
+		j[i].work.task.fn = job_done;
+		work_submit(loop, &j[i].work);
 	}
 	while (jobs_done < (int)ARRAY_SIZE(j))
 		tapimg_loop_run(loop, true);
