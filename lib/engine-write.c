@@ -250,7 +250,10 @@ static void write_new(struct piece *p)
 	int n = 0, need;
 
 	if (p->zero && !head) {
-		if (p->ext.flags & EXT_CLEAN) {
+		uint64_t end = p->ext.host + p->ext.len;
+
+		/* what is referred to must lie inside the file, also after a crash */
+		if (p->ext.flags & EXT_CLEAN && end <= p->ext.file->logical_end) {
 			write_commit(p);
 			return;
 		}
