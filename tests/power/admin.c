@@ -195,12 +195,11 @@ static bool do_commit(struct world *w)
 	int ret;
 
 	/* snapshots see the backing file through their holes: it must not change under them */
-	if (!w->geo.below || have_snaps(w))
+	if (!w->rdwr_layers || have_snaps(w))
 		return true;
 	base = rng_range(&w->rng, 1, w->geo.below);
 	empty = base == 1 && rng_pct(&w->rng, 60);
 	w->pend = PEND_OTHER;
-	w->committed = true;
 	ret = tapimg_commit(w->img, base, empty, 0, NULL, NULL, &err);
 	if (interrupted(w, "commit", ret, &err))
 		return false;

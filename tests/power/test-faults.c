@@ -79,11 +79,13 @@ static void told(struct world *w, const char *what, int ret, const struct tapimg
 
 static bool open_top(struct world *w)
 {
-	struct tapimg_open_opts oo = { .format = "qcow2", .flags = TAPIMG_RDWR | TAPIMG_UNMAP };
+	struct tapimg_open_opts oo = { .format = "qcow2", .flags = TAPIMG_RDWR | TAPIMG_UNMAP,
+				       .rdwr_layers = w->geo.below };
 	struct tapimg_err err = { 0 };
 	int ret = tapimg_open(w->loop, "sim:top", &oo, &w->img, &err);
 
 	w->open_flags = oo.flags;
+	w->rdwr_layers = oo.rdwr_layers;
 	if (ret)
 		w->img = NULL;
 	told(w, "open", ret, &err);

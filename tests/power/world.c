@@ -90,8 +90,9 @@ static void draw_geo(struct world *w)
 	for (i = 0; i < g->below; i++) {
 		g->layer[i].raw = !i && rng_pct(r, 35);
 		g->layer[i].cluster_bits = rng_pct(r, 50) ? g->cluster_bits : draw_cluster_bits(r);
-		g->layer[i].size = rng_pct(r, 60) ? g->size :
-			MAX(round_down(rng_below(r, 2 * g->size), 512), 512ULL);
+		g->layer[i].size = g->size;
+		if (rng_pct(r, 40))
+			g->layer[i].size = rng_range(r, 1, g->size / 256) * 512;
 	}
 }
 
@@ -204,6 +205,7 @@ bool world_open(struct world *w)
 	if (rng_pct(&w->rng, 8))
 		w->open_flags |= TAPIMG_WRITETHROUGH;
 	oo.flags = w->open_flags;
+	w->rdwr_layers = oo.rdwr_layers = rng_pct(&w->rng, 50) ? w->geo.below : 0;
 	ret = tapimg_open(w->loop, "sim:top", &oo, &w->img, &err);
 	if (ret) {
 		w->img = NULL;
@@ -279,9 +281,10 @@ static bool fill_layer(struct world *w, const char *name, const char *format)
 	while (buf && n-- && !wdead(w)) {
 		uint64_t g = w->geo.gran, id = oracle_now(&w->now);
 		uint64_t off = rng_below(&w->rng, w->now.size / g) * g;
-		uint64_t len = MIN(rng_range(&w->rng, 1, 256 * KiB / g) * g, w->now.size - off);
+		uint64_t len = rng_range(&w->rng, 1, 256 * KiB / g) * g;
 		bool zero = rng_pct(&w->rng, 15);
 
+		len = MIN(len, w->now.size - off);
 		oracle_begin(&w->now, id, off, len, zero ? OREC_ZERO : 0);
 		oracle_fill(&w->now, buf, id, off, len);
 		ret = zero ? tapimg_zero(w->img, off, len, 0) : tapimg_pwrite(w->img, buf, len, off);
@@ -312,7 +315,7 @@ static unsigned top_options(const struct world *w, struct tapimg_opt *opts, char
 		if (g->data_file)
 			opts[n++] = (struct tapimg_opt){ "data_file", "sim:data" };
 	}
-	if (g->prealloc_meta && (!g->below || g->ext_l2 || g->v2 == false))
+	if (g->prealloc_meta && (!g->below || g->ext_l2))
 		opts[n++] = (struct tapimg_opt){ "preallocation", "metadata" };
 	return n;
 }
@@ -617,7 +620,7 @@ bool world_check(struct world *w, unsigned fix, bool leaks_allowed)
 			w->leaky = false;
 		}
 	}
-	for (i = 0; i < w->geo.below && w->committed; i++) {
+	for (i = 0; i < w->geo.below; i++) {
 		snprintf(name, sizeof(name), "sim:l%u", i);
 		if (!w->geo.layer[i].raw && !check_layer(w, name, 0, true, &c))
 			return false;

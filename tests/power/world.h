@@ -79,7 +79,7 @@ struct world {
 	struct geo geo;
 	struct tapimg_loop *loop;
 	struct tapimg *img;
-	unsigned open_flags;
+	unsigned open_flags, rdwr_layers;
 	uint64_t cache;
 	bool cold;
 	struct oracle now;
@@ -89,7 +89,6 @@ struct world {
 	struct wsnap *pend_snap;
 	bool exists;			/* the image has been made */
 	bool leaky;			/* leaks are to be expected */
-	bool committed;			/* layers below hold newer contents */
 	unsigned inflight;
 	unsigned stalls;
 	struct slot slot[MAX_SLOTS];
