@@ -43,6 +43,14 @@ static const struct shown {
 	{ "preallocation", NULL }, { NULL, NULL }
 };
 
+/* A comma is doubled, as in the list that it can be given in. */
+static void print_value(const char *name, const char *value)
+{
+	printf(" %s=", name);
+	for (; *value; value++)
+		fputs(*value == ',' ? ",," : (char[]){ *value, 0 }, stdout);
+}
+
 static void show_option(const struct args *a, const struct shown *s, uint64_t size)
 {
 	const char *value = cli_opts_get(&a->list, s->name);
@@ -63,7 +71,7 @@ static void show_option(const struct args *a, const struct shown *s, uint64_t si
 	if (!strcmp(s->name, "cluster_size") && !opt_size(value, &num))
 		printf(" %s=%llu", s->name, (unsigned long long)num);
 	else
-		printf(" %s=%s", s->name, value);
+		print_value(s->name, value);
 }
 
 /* The size may have come from the backing file: ask the image that there is now. */
