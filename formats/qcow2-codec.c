@@ -19,6 +19,13 @@
 #include "work.h"
 
 #define WINDOW_BITS (-12)
+/*
+ * A window of 4 KiB leaves little for a longer search to find: on 64 KiB units of a system's files level 5 is
+ * half a percent larger than zlib's default of 6 and takes two thirds of its time. A larger hash
+ * table (memLevel 9) costs more to clear for each unit than it saves.
+ */
+#define DEFLATE_LEVEL 5
+#define DEFLATE_MEM 8
 #define ZSTD_WINDOW_MAX 25	/* log2: what a frame may make the decoder allocate */
 
 /* ------------------------------------------------------------------- deflate */
@@ -41,7 +48,7 @@ static z_stream *deflate_get(void)
 	z = calloc(1, sizeof(*z));
 	if (!z)
 		return NULL;
-	if (deflateInit2(z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, WINDOW_BITS, 9,
+	if (deflateInit2(z, DEFLATE_LEVEL, Z_DEFLATED, WINDOW_BITS, DEFLATE_MEM,
 			 Z_DEFAULT_STRATEGY) != Z_OK) {
 		free(z);
 		return NULL;
