@@ -16,6 +16,7 @@
 
 #define DEPTH 8
 #define CHUNK (256 * 1024)
+#define OUTPUT_FAILED 1			/* beside 0 and negative errno */
 
 struct slot {
 	struct tapimg_req req;		/* the library's until done() has run */
@@ -73,13 +74,15 @@ static int stream_all(struct stream *st)
 		if (ret < 0)
 			break;
 		if (fwrite(s->iov.iov_base, 1, s->iov.iov_len, stdout) != s->iov.iov_len)
-			return -1;
+			return OUTPUT_FAILED;
 		if (st->next < size) {
 			slot_start(st, s);
 			started++;
 		}
 	}
-	return ret < 0 ? ret : fflush(stdout);
+	if (ret >= 0)
+		ret = fflush(stdout) ? OUTPUT_FAILED : 0;
+	return ret;
 }
 
 /* Buffers of requests in flight may not go away before them. */
@@ -106,12 +109,15 @@ int main(int argc, char **argv)
 		tapimg_loop_free(st.loop);
 		return 1;
 	}
-	for (int i = 0; i < DEPTH; i++)
+	for (int i = 0; i < DEPTH; i++) {
 		st.slot[i].iov.iov_base = aligned_alloc(4096, CHUNK);
+		if (!st.slot[i].iov.iov_base)
+			abort();
+	}
 	ret = stream_all(&st);
 	stream_drain(&st);
 	if (ret)
-		fprintf(stderr, "stream: %s: %s\n", argv[1], ret == -1 ? "output" : strerror(-ret));
+		fprintf(stderr, "stream: %s: %s\n", argv[1], ret == OUTPUT_FAILED ? "writing the output" : strerror(-ret));
 	for (int i = 0; i < DEPTH; i++)
 		free(st.slot[i].iov.iov_base);
 	tapimg_close(st.img, NULL);
