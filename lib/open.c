@@ -197,6 +197,7 @@ static int layer_open_file(struct tapimg_loop *loop, struct file *file, const st
 		err_errno(err, ret, "%s", img->name);
 	if (fmt->close)
 		fmt->close(img, NULL);
+	engine_exit(img);
 fail:
 	file_close(file);
 	if (img)
