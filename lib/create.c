@@ -26,7 +26,7 @@ static int create_check(const struct format *fmt, const char *name,
 		return err_prefix(err, ret, "%s", name);
 	if (o->backing && !*o->backing)
 		return err_set(err, -EINVAL, "%s: the name of the backing file is empty", name);
-	if (o->backing && !fmt->set_backing)
+	if (o->backing && fmt->raw)
 		return err_set(err, -ENOTSUP, "%s: the %s format has no backing files", name, fmt->name);
 	if (!o->backing && o->backing_format)
 		return err_set(err, -EINVAL, "%s: a backing format without a backing file", name);
