@@ -140,7 +140,8 @@ static void walk_trim(struct walk *w)
 	uint64_t end = MAX(f->size, w->pos);
 	struct list *pos;
 
-	if (w->widest <= end || f->block_dev)
+	/* growing ahead may just have made it longer still: what is too much is cut at close */
+	if (w->widest <= end || f->block_dev || f->growing)
 		return;
 	list_for_each(pos, &f->writes) {
 		struct io *other = list_entry(pos, struct io, node);
