@@ -126,6 +126,8 @@ def run(opt, kind, prog, src, env):
     except subprocess.TimeoutExpired:
         os.killpg(child.pid, signal.SIGKILL)
         out = child.communicate()[0].decode(errors='replace') + f'\nstopped after {limit} s\n'
+    if child.returncode < 0:
+        out += f'\nended by signal {-child.returncode}\n'
     took = time.monotonic() - begin
     if opt.fuzz and child.returncode:
         keep_findings(opt, name, tmp)

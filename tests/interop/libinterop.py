@@ -4,6 +4,7 @@ import hashlib
 import os
 import random
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -75,9 +76,9 @@ class Counter:
         begin = time.monotonic()
         try:
             fn(*args)
-        except Failed as e:
+        except (Failed, OSError, ValueError, KeyError, struct.error) as e:
             self.failed += 1
-            print(f'FAIL {name}: {e}')
+            print(f'FAIL {name}: {e if isinstance(e, Failed) else repr(e)}')
             for line in LOG.lines[-60:]:
                 print('    ' + line)
             sys.stdout.flush()
