@@ -57,8 +57,11 @@ static void report(void *arg, char severity, const char *line)
 		json_add_str(obj, "text", line);
 		json_array_append_new(r->list, obj);
 	}
-	if (!r->quiet || severity == 'E')
-		fprintf(stderr, "%s%s\n", kinds[kind].before, line);
+	if (!r->quiet || severity == 'E') {
+		fputs(kinds[kind].before, stderr);
+		print_text(stderr, line);
+		fputc('\n', stderr);
+	}
 }
 
 static void print_problems(const struct tapimg_check *r)

@@ -17,12 +17,38 @@
 
 /* ---------------------------------------------------------------- messages */
 
+/* C0, DEL, and C1 as UTF-8 writes it. */
+static bool is_control(const unsigned char *p)
+{
+	return *p < 0x20 || *p == 0x7f || (*p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0);
+}
+
+int print_text(FILE *out, const char *text)
+{
+	int n = 0;
+
+	for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
+		if (is_control(p)) {
+			n += fprintf(out, "\\x%02x", *p);
+		} else {
+			fputc(*p, out);
+			n++;
+		}
+	}
+	return n;
+}
+
 static void message(const struct cli *c, const char *kind, const char *fmt, va_list ap)
 {
+	char *text;
+
 	fflush(stdout);
+	if (vasprintf(&text, fmt, ap) < 0)
+		return;
 	fprintf(stderr, "%s: %s", c->prog, kind);
-	vfprintf(stderr, fmt, ap);
+	print_text(stderr, text);
 	fputc('\n', stderr);
+	free(text);
 }
 
 void cli_error(const struct cli *c, const char *fmt, ...)

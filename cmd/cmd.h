@@ -127,6 +127,12 @@ void cli_warn(const struct cli *c, const char *fmt, ...) __attribute__((format(p
 int cli_usage_error(const struct cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cli_help(const struct cli *c, FILE *out);		/* of c->command, or of the whole program */
 
+/*
+ * Prints a name that comes from an image: control characters, which could drive a terminal, as
+ * \xNN.  Returns the number of bytes printed.
+ */
+int print_text(FILE *out, const char *text);
+
 /* ----------------------------------------------------------- numbers, sizes */
 
 /*

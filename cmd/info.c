@@ -94,6 +94,13 @@ static void free_problems(struct problems *p)
 
 /* ------------------------------------------------------------------- human */
 
+static void print_field(const char *before, const char *text)
+{
+	fputs(before, stdout);
+	print_text(stdout, text);
+	putchar('\n');
+}
+
 /* "refcount-bits" is written "refcount bits" for people. */
 static void print_key(const char *key)
 {
@@ -115,8 +122,8 @@ static void print_bitmaps(const struct tapimg_info *info)
 			printf("                [%u]: in-use\n", n++);
 		if (b->flags & TAPIMG_BITMAP_AUTO)
 			printf("                [%u]: auto\n", n++);
-		printf("            name: %s\n            granularity: %" PRIu64 "\n", b->name,
-		       b->granularity);
+		print_field("            name: ", b->name);
+		printf("            granularity: %" PRIu64 "\n", b->granularity);
 	}
 }
 
@@ -136,7 +143,7 @@ static void print_facts(const struct tapimg_info *info)
 		}
 		print_key(f->key);
 		if (f->type == TAPIMG_FACT_STR)
-			printf("%s\n", f->str);
+			print_field("", f->str);
 		else if (f->type == TAPIMG_FACT_BOOL)
 			printf("%s\n", f->num ? "true" : "false");
 		else
@@ -150,22 +157,26 @@ static void print_backing(const struct tapimg_info *info)
 {
 	if (!info->backing)
 		return;
-	printf("backing file: %s", info->backing);
-	if (!info->backing_full)
+	printf("backing file: ");
+	print_text(stdout, info->backing);
+	if (!info->backing_full) {
 		printf(" (cannot determine actual path)");
-	else if (strcmp(info->backing, info->backing_full))
-		printf(" (actual path: %s)", info->backing_full);
+	} else if (strcmp(info->backing, info->backing_full)) {
+		printf(" (actual path: ");
+		print_text(stdout, info->backing_full);
+		putchar(')');
+	}
 	putchar('\n');
 	if (info->backing_format)
-		printf("backing file format: %s\n", info->backing_format);
+		print_field("backing file format: ", info->backing_format);
 }
 
 static void print_human(const struct tapimg_info *info, const struct problems *p)
 {
 	char size[32];
 
-	printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\n",
-	       info->filename, info->format, print_size(size, info->virtual_size), info->virtual_size);
+	print_field("image: ", info->filename);
+	printf("file format: %s\nvirtual size: %s (%" PRIu64 " bytes)\n", info->format, print_size(size, info->virtual_size), info->virtual_size);
 	printf("disk size: %s\n", print_size(size, info->actual_size));
 	if (info->encrypted)
 		printf("encrypted: yes\n");
@@ -178,7 +189,7 @@ static void print_human(const struct tapimg_info *info, const struct problems *p
 		print_snapshots(info);
 	print_facts(info);
 	for (unsigned i = 0; i < p->n; i++)
-		printf("%s    %s\n", i ? "" : "Problems:\n", p->text[i]);
+		print_field(i ? "    " : "Problems:\n    ", p->text[i]);
 }
 
 /* -------------------------------------------------------------------- JSON */

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * json.c - results as JSON, over jansson: four spaces of indent, members in the order added
+ * json.c - results as JSON, over jansson: four spaces of indent, members in the order added, plain
+ * ASCII
  */
 #include "cmd.h"
 
 int json_print(const struct cli *c, json_t *v)
 {
-	int ret = v ? json_dumpf(v, stdout, JSON_INDENT(4) | JSON_PRESERVE_ORDER) : -1;
+	int ret = v ? json_dumpf(v, stdout, JSON_INDENT(4) | JSON_PRESERVE_ORDER | JSON_ENSURE_ASCII) : -1;
 
 	json_decref(v);
 	if (ret) {
@@ -59,7 +60,7 @@ void json_put_str(FILE *out, const char *text)
 
 	if (!v)
 		v = lossy_string(text);
-	if (!v || json_dumpf(v, out, JSON_ENCODE_ANY))
+	if (!v || json_dumpf(v, out, JSON_ENCODE_ANY | JSON_ENSURE_ASCII))
 		fputs("null", out);
 	json_decref(v);
 }

@@ -213,10 +213,11 @@ static void print_legend(const struct drawing *d, struct tapimg *img, const stru
 	putchar('\n');
 	for (unsigned i = 0; i < d->layers; i++) {
 		const struct layer_sum *s = d->sum + i;
+		int n;
 
 		print_mark(i, o);
-		printf("%-28s %10s %5.1f%%", map_layer_name(img, i), print_size(size, s->data),
-		       bytes ? 100.0 * (double)s->data / (double)bytes : 0);
+		n = print_text(stdout, map_layer_name(img, i));
+		printf("%*s%10s %5.1f%%", n < 29 ? 29 - n : 1, "", print_size(size, s->data), bytes ? 100.0 * (double)s->data / (double)bytes : 0);
 		if (s->compressed)
 			printf(", %s compressed", print_size(size, s->compressed));
 		if (s->zero)
@@ -246,8 +247,8 @@ int map_draw(struct cli *c, struct tapimg *img, uint64_t start, uint64_t end,
 		goto out;
 	if (d.at < d.cells)
 		finish_cell(&d);
-	printf("%s: %s in %u layer%s, %s a character\n\n", map_layer_name(img, 0),
-	       print_size(total, end - start), d.layers, d.layers == 1 ? "" : "s",
+	print_text(stdout, map_layer_name(img, 0));
+	printf(": %s in %u layer%s, %s a character\n\n", print_size(total, end - start), d.layers, d.layers == 1 ? "" : "s",
 	       print_size(cell, d.cell_size));
 	print_cells(&d, o);
 	print_legend(&d, img, o);

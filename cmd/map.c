@@ -107,8 +107,9 @@ static int print_human(void *arg, const struct map_row *row)
 			  "at offset %" PRIu64 ", for which --output=json is needed.", row->start);
 		return 1;
 	}
-	printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64 "%s\n", row->start, row->len, row->offset,
-	       row->filename ? row->filename : "");
+	printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64, row->start, row->len, row->offset);
+	print_text(stdout, row->filename ? row->filename : "");
+	putchar('\n');
 	return 0;
 }
 

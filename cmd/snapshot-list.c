@@ -8,6 +8,14 @@
 #include "cmd.h"
 #include "snapshot-list.h"
 
+/* At least @width columns and a space. */
+static void print_padded(const char *text, int width)
+{
+	int n = print_text(stdout, text);
+
+	printf("%*s", n < width ? width - n + 1 : 1, "");
+}
+
 static void print_row(const struct tapimg_snapshot *s)
 {
 	char size[32], date[32] = "", clock[40], icount[24] = "";
@@ -21,8 +29,9 @@ static void print_row(const struct tapimg_snapshot *s)
 		 (unsigned)(ms / 60000 % 60), (unsigned)(ms / 1000 % 60), (unsigned)(ms % 1000));
 	if (s->icount != -1)
 		snprintf(icount, sizeof(icount), "%" PRId64, s->icount);
-	printf("%-9s %-16s %8s%20s%13s%11s\n", s->id, s->name, print_size(size, s->vm_state_size),
-	       date, clock, icount);
+	print_padded(s->id, 9);
+	print_padded(s->name, 16);
+	printf("%8s%20s%13s%11s\n", print_size(size, s->vm_state_size), date, clock, icount);
 }
 
 void print_snapshots(const struct tapimg_info *info)
