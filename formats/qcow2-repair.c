@@ -13,6 +13,7 @@
  * What happens to an L2 entry that cannot be right:
  *	reserved bits set			cleared; the data stays
  *	offset not aligned			the cluster's bytes are copied to a new one
+ *	place that holds a table		the same: a later write must not reach the table
  *	place past the end of the file		there is no data: becomes a zero cluster
  *	allocated and zero subclusters at once	allocated wins: the data stays
  * Each is reported, with the guest offset where it is known.
@@ -294,6 +295,16 @@ static uint64_t mend_copied(struct mend *m, uint64_t e)
 	return m->fix & TAPIMG_FIX_ERRORS ? e & ~QCOW2_COPIED : e;
 }
 
+/* Guest data in a cluster that holds a table: writing there would destroy that. */
+static bool on_metadata(struct check *c, uint64_t e)
+{
+	uint64_t cl = (e & QCOW2_OFF_MASK) >> c->q.bits;
+
+	if (!c->overlap || e & QCOW2_CODED || !cl || c->q.data_file)
+		return false;
+	return counts_get(&c->meta, cl) || counts_get(&c->l2, cl);
+}
+
 static int mend_entry(struct mend *m, uint8_t *p, uint64_t l2_off, unsigned i, uint64_t weight,
 		      bool active)
 {
@@ -305,9 +316,13 @@ static int mend_entry(struct mend *m, uint8_t *p, uint64_t l2_off, unsigned i, u
 	int ret;
 
 	check_judge(q, e, bm, guest, &v);
-	if (v.what && (v.hopeless || !(m->fix & TAPIMG_FIX_ERRORS)))
-		return 0;
-	if (v.what && v.copy) {
+	if (v.hopeless || !(m->fix & TAPIMG_FIX_ERRORS))
+		v = (struct verdict){.entry = e, .bitmap = bm};
+	else if (on_metadata(c, v.entry)) {
+		v.what = "lies on metadata";
+		v.copy = true;
+	}
+	if (v.copy) {
 		ret = move_cluster(m, &v, weight);
 		if (ret)
 			return ret;
@@ -449,7 +464,7 @@ int check_repair(struct check *c, unsigned fix)
 		if (!ret && fix & TAPIMG_FIX_LEAKS && c->lower && !c->rt_broken)
 			ret = lower_counts(c);
 	}
-	if (!ret && ((errors && c->entries) || c->copied)) {
+	if (!ret && ((errors && (c->entries || c->overlap)) || c->copied)) {
 		ret = mend_l2(c, fix);
 		if (!ret)
 			ret = q2_flush(&c->q);
