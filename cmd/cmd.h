@@ -243,7 +243,5 @@ int json_print(const struct cli *c, json_t *v);
 void json_add_str(json_t *obj, const char *key, const char *text);
 void json_add_int(json_t *obj, const char *key, uint64_t num);
 void json_add_bool(json_t *obj, const char *key, bool on);
-/* Prints @text as a JSON string with its quotes. */
-void json_put_str(FILE *out, const char *text);
 
 #endif

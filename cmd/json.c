@@ -53,14 +53,3 @@ void json_add_bool(json_t *obj, const char *key, bool on)
 {
 	json_object_set_new(obj, key, json_boolean(on));
 }
-
-void json_put_str(FILE *out, const char *text)
-{
-	json_t *v = json_string(text);
-
-	if (!v)
-		v = lossy_string(text);
-	if (!v || json_dumpf(v, out, JSON_ENCODE_ANY | JSON_ENSURE_ASCII))
-		fputs("null", out);
-	json_decref(v);
-}

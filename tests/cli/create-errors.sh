@@ -64,4 +64,21 @@ if [ "$(id -u)" != 0 ]; then
 else
 	skip "a folder that cannot be written" "root may write everywhere"
 fi
+
+# no space left: the old file stays, and nothing else does
+mkdir small
+if mount -t tmpfs -o size=2M none small 2>/dev/null; then
+	trap 'umount small' EXIT
+	echo precious >small/x.img
+	for args in "-f raw -o preallocation=full" "-f raw -o preallocation=falloc" \
+		    "-f qcow2 -o preallocation=full" "-f qcow2 -o preallocation=falloc"; do
+		# shellcheck disable=SC2086
+		refuses "no space: $args" small/x.img 'small/x.img.*space' "${c[@]}" $args small/x.img 10M
+		is "no space: $args: nothing is left" "$(ls -A small)" x.img
+	done
+	umount small
+	trap - EXIT
+else
+	skip "no space left" "a tmpfs cannot be mounted here"
+fi
 done_testing
