@@ -9,11 +9,8 @@
  * What is parsed can be written back without loss: unknown extensions and header bytes past those
  * known here are kept as they are, in their order.
  *
- * No pair of fields that must change together crosses a sector, so each qcow2_header_set_*() is one
- * write that a power cut leaves done or undone.  A rewrite that touches more than the first sector
- * writes the first one last.
- *
- * Left out: what the features mean; that is qcow2.c's.
+ * Left out: what the features mean, which is qcow2.c's, and how a header on the disk is replaced
+ * without a moment of damage, which is qcow2-switch.c's.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -454,106 +451,6 @@ static int header_poke(struct tapimg *img, const void *data, size_t len, uint64_
 	if (ret)
 		return err_errno(err, ret, "%s: writing the header at %" PRIu64, img->name, off);
 	return 0;
-}
-
-/*
- * Everything behind the first sector goes first; the first sector then makes it valid.  Only the
- * part that is used, or was, is written: the file may end inside its first cluster.
- */
-int qcow2_header_write(struct tapimg *img, struct tapimg_err *err)
-{
-	struct qcow2 *q = qcow2_of(img);
-	uint8_t *now = file_buf(q->cluster), *was = file_buf(q->cluster);
-	size_t end = q->cluster;
-	int ret = -ENOMEM;
-
-	if (!now || !was) {
-		err_errno(err, ret, "%s", img->name);
-		goto out;
-	}
-	ret = qcow2_header_build(&q->h, now, q->cluster, img->name, err);
-	if (ret)
-		goto out;
-	ret = file_pread(img->file, was, q->cluster, 0);
-	if (ret) {
-		err_errno(err, ret, "%s: reading the header", img->name);
-		goto out;
-	}
-	while (end > 512 && now[end - 1] == was[end - 1])
-		end--;
-	end = round_up(end, 512);
-	if (end > 512)
-		ret = header_poke(img, now + 512, end - 512, 512, err);
-	if (!ret)
-		ret = header_poke(img, now, 512, 0, err);
-out:
-	free(now);
-	free(was);
-	return ret;
-}
-
-int qcow2_header_set_l1(struct tapimg *img, uint64_t off, uint32_t entries, struct tapimg_err *err)
-{
-	struct qcow2 *q = qcow2_of(img);
-	uint8_t b[12];
-	int ret;
-
-	put_be32(b, entries);
-	put_be64(b + 4, off);
-	ret = header_poke(img, b, sizeof(b), QH_L1_SIZE, err);
-	if (ret)
-		return ret;
-	q->h.l1_off = q->l1_off = off;
-	q->h.l1_size = q->l1_size = entries;
-	return 0;
-}
-
-int qcow2_header_set_rt(struct tapimg *img, uint64_t off, uint32_t clusters,
-			struct tapimg_err *err)
-{
-	struct qcow2 *q = qcow2_of(img);
-	uint8_t b[12];
-	int ret;
-
-	put_be64(b, off);
-	put_be32(b + 8, clusters);
-	ret = header_poke(img, b, sizeof(b), QH_RT_OFF, err);
-	if (ret)
-		return ret;
-	q->h.rt_off = off;
-	q->h.rt_clusters = clusters;
-	qcow2_geometry(q);
-	qcow2_alloc_reset(img);
-	return 0;
-}
-
-int qcow2_header_set_snapshots(struct tapimg *img, uint64_t off, uint32_t n,
-			       struct tapimg_err *err)
-{
-	struct qcow2 *q = qcow2_of(img);
-	uint8_t b[12];
-	int ret;
-
-	put_be32(b, n);
-	put_be64(b + 4, off);
-	ret = header_poke(img, b, sizeof(b), QH_NSNAP, err);
-	if (ret)
-		return ret;
-	q->h.nsnap = n;
-	q->h.snap_off = off;
-	return 0;
-}
-
-int qcow2_header_set_size(struct tapimg *img, uint64_t size, struct tapimg_err *err)
-{
-	uint8_t b[8];
-	int ret;
-
-	put_be64(b, size);
-	ret = header_poke(img, b, sizeof(b), QH_SIZE, err);
-	if (!ret)
-		qcow2_of(img)->h.size = size;
-	return ret;
 }
 
 int qcow2_header_set_features(struct tapimg *img, uint64_t incompat, uint64_t compat,

@@ -2,22 +2,13 @@
 /*
  * qcow2.h - the qcow2 driver's parts as they see each other
  *
- * qcow2.c opens and describes, qcow2-header.c knows the header, qcow2-map.c maps and publishes,
- * qcow2-alloc.c keeps refcounts, qcow2-create.c makes images, qcow2-codec.c compresses.
+ * qcow2.c opens and describes, qcow2-header.c knows the header, qcow2-map.c looks up, qcow2-write.c
+ * reserves and publishes, qcow2-alloc.c keeps refcounts, qcow2-create.c makes images, qcow2-codec.c
+ * compresses.
  * qcow2-check*.c, qcow2-snap.c, qcow2-bitmap.c, qcow2-admin.c and qcow2-amend.c are administrative.
  *
- * How administrative code changes an image.  It finds the image idle and the cache settled.
- *	1. It reads with file_pread(img->file) or qcow2_table_read().
- *	2. It gets space with qcow2_alloc_sync(), which counts it through the cache, and writes there
- *	   with file_pwrite(img->file).
- *	3. Before anything refers to the new space: meta_settle(img->meta). Counts and what was
- *	   written are durable then.
- *	4. It switches: qcow2_header_set_*() (12 bytes, flushed), qcow2_header_write(), or file_pwrite()
- *	   into tables followed by meta_drop(img->meta) and file_flush().  Nothing may be dirty in the
- *	   cache at a meta_drop().
- *	5. It gives old space back with qcow2_free_sync(), after the switch.
- *	6. qcow2_reload() makes the state follow what the header on disk says now (1 to 5 keep it up to
- *	   date by themselves; needed after changing the file behind their back).
+ * Hot code goes through the metadata cache. Administrative code finds the image idle and the cache
+ * settled, reads and writes the file itself (qcow2-adm.h), and calls qcow2_reload() when it is done.
  */
 #ifndef QCOW2_H
 #define QCOW2_H
@@ -159,14 +150,7 @@ char *qcow2_feature_name(const struct qcow2_header *h, unsigned set, unsigned bi
 /* Puts the usual feature name table in, unless the cluster is too small for it. */
 int qcow2_features_add(struct qcow2_header *h);
 
-/* Blocking, for administrative code: changes q->h and the disk alike, flushed. */
-int qcow2_header_write(struct tapimg *img, struct tapimg_err *err);	/* all of q->h */
-int qcow2_header_set_l1(struct tapimg *img, uint64_t off, uint32_t entries, struct tapimg_err *err);
-int qcow2_header_set_rt(struct tapimg *img, uint64_t off, uint32_t clusters,
-			struct tapimg_err *err);
-int qcow2_header_set_snapshots(struct tapimg *img, uint64_t off, uint32_t n,
-			       struct tapimg_err *err);
-int qcow2_header_set_size(struct tapimg *img, uint64_t size, struct tapimg_err *err);
+/* Blocking: changes q->h and the disk alike, flushed. */
 /* v3 only: the three feature fields in one write */
 int qcow2_header_set_features(struct tapimg *img, uint64_t incompat, uint64_t compat,
 			      uint64_t autoclear, struct tapimg_err *err);
@@ -257,13 +241,6 @@ int qcow2_commit(struct tapimg *img, const struct extent *ext);
 void qcow2_abort(struct tapimg *img, const struct extent *ext);
 int qcow2_unmap(struct tapimg *img, uint64_t off, uint64_t len, unsigned flags, uint64_t *done);
 
-/* Blocking: a whole table of @n 8-byte entries (L1, L2, refcount table), in host byte order, malloc'd. */
-int qcow2_table_read(struct tapimg *img, uint64_t off, uint64_t n, uint64_t **out,
-		     struct tapimg_err *err);
-/* and back, into clusters that are allocated; big-endian conversion done here; not flushed */
-int qcow2_table_write(struct tapimg *img, uint64_t off, uint64_t n, const uint64_t *tab,
-		      struct tapimg_err *err);
-
 /* ------------------------------------------------------ refcounts (qcow2-alloc.c) */
 
 /* Counts in a packed array of width 1 << order. */
@@ -334,16 +311,6 @@ void qcow2_count_set(struct tapimg *img, struct mblk *b, uint64_t cluster, uint6
 int qcow2_release(struct tapimg *img, uint64_t host, uint64_t len);
 /* Starts the allocator anew: everything may have changed. */
 void qcow2_alloc_reset(struct tapimg *img);
-
-/* Blocking, through the cache: durable after meta_settle(). */
-int qcow2_alloc_sync(struct tapimg *img, uint64_t bytes, uint64_t *host, struct tapimg_err *err);
-/* Lowers the count of every cluster that [host, host+len) touches. Leaves the image settled. */
-int qcow2_free_sync(struct tapimg *img, uint64_t host, uint64_t len, struct tapimg_err *err);
-int qcow2_refcount_get(struct tapimg *img, uint64_t cluster, uint64_t *count,
-		       struct tapimg_err *err);
-/* Adds @delta (may be negative) to every cluster touched. -ERANGE: would leave 0..rc_max. */
-int qcow2_refcount_add(struct tapimg *img, uint64_t host, uint64_t len, int64_t delta,
-		       struct tapimg_err *err);
 
 /* ------------------------------------------------------ creating (qcow2-create.c) */
 
