@@ -10,8 +10,8 @@
  * Overlaps.  Transfers in flight that overlap are the submitter's affair, with one exception: a
  * widened write touches bytes that nobody asked it to touch.  So it owns its widened range: it waits
  * for all writes that overlap it, and they for it.  A ZERO that makes the file longer owns all from
- * its offset upwards, since the backend may set the size.  Waiting writes start in order of
- * submission wherever they overlap.  f->writes holds those started, f->waiting the others.
+ * its offset upwards, since the backend may set the size, and waits for growing ahead to end.  Waiting
+ * writes start in order of submission wherever they overlap.  f->writes holds those started, f->waiting the others.
  *
  * Sizes.  f->size is the end of the file as the host has it, f->logical_end the end that somebody
  * wrote or set; they differ by what was grown ahead.  Both are raised when a write has finished.
@@ -570,6 +570,9 @@ static bool excluded(struct io *io, struct list *head, struct list *until)
 {
 	struct list *pos;
 
+	/* the size is not set while a helper thread moves the end ahead */
+	if (io->file->growing && front(io)->hi == UINT64_MAX)
+		return true;
 	for (pos = head->next; pos != until; pos = pos->next) {
 		struct front *other = front(list_entry(pos, struct io, node));
 
@@ -581,8 +584,7 @@ static bool excluded(struct io *io, struct list *head, struct list *until)
 
 static void write_go(struct io *io);
 
-/* Starts what no longer has to wait. */
-static void writes_wake(struct file *f)
+void file_wake_writes(struct file *f)
 {
 	struct list *pos, *tmp;
 
@@ -612,7 +614,7 @@ static void write_end(struct io *io)
 	if (front(io)->serial)
 		f->nserial--;
 	if (!list_empty(&f->waiting))
-		writes_wake(f);
+		file_wake_writes(f);
 	io_finish(io);
 }
 

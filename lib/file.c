@@ -332,6 +332,7 @@ static void grow_done(struct task *t)
 		f->no_grow = true;	/* not supported, or the disk is nearly full */
 	}
 	free(g);
+	file_wake_writes(f);
 }
 
 void file_grow_hint(struct file *f, uint64_t end)
@@ -341,6 +342,8 @@ void file_grow_hint(struct file *f, uint64_t end)
 
 	if (f->growing || f->no_grow || f->block_dev || !f->ops->prealloc)
 		return;
+	if (f->nserial)
+		return;			/* one of them may be setting the size */
 	from = MAX(f->size, f->grow_to);
 	/* half a step of lead is enough */
 	step = MIN(MAX(f->grow_step, GROW_MIN), GROW_MAX);

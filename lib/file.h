@@ -48,6 +48,7 @@ struct io {
 };
 
 void file_submit(struct io *io);
+void file_wake_writes(struct file *f);	/* file.c: starts what no longer has to wait */
 
 enum {
 	FILE_RDWR	= 1 << 0,

@@ -49,7 +49,7 @@ static void teardown(void)
 
 /* ------------------------------------------------------------------ the model backend */
 
-#define MODEL_MAX (8u << 20)
+#define MODEL_MAX (32u << 20)
 #define HELD_MAX 512
 
 struct model {
@@ -220,6 +220,13 @@ static uint64_t model_allocated(struct file *f)
 	return 0;
 }
 
+/* Takes its time, on a helper thread. */
+static int model_prealloc(struct file *f, uint64_t off, uint64_t len)
+{
+	usleep(20000);
+	return 0;
+}
+
 static void model_close(struct file *f)
 {
 	struct model *m = f->priv;
@@ -232,6 +239,7 @@ static const struct file_ops model_ops = {
 	.name = "model",
 	.submit = model_submit,
 	.truncate = model_truncate,
+	.prealloc = model_prealloc,
 	.status = model_status,
 	.allocated = model_allocated,
 	.close = model_close,
@@ -581,6 +589,38 @@ START_TEST(growing_zero_owns_the_end)
 }
 END_TEST
 
+/* Nor is the size set while a helper thread moves the end. */
+START_TEST(growing_zero_and_growing_ahead_exclude_each_other)
+{
+	struct file *f = model_open(1, 1, 1000);
+	struct model *m = f->priv;
+	struct one z;
+
+	m->hold = true;
+	file_grow_hint(f, 2000);
+	ck_assert(f->growing);
+	one_start(&z, f, IO_ZERO, 5000, 1000, NULL);
+	turns(2);
+	ck_assert_uint_eq(m->nheld, 0);
+	while (f->growing)
+		ck_assert_int_ge(tapimg_loop_run(loop, true), 0);
+	ck_assert_uint_gt(f->size, 1 << 20);
+	ck_assert_uint_eq(m->nheld, 1);
+	m->size = f->size;
+	model_release(f);
+	ck_assert_int_eq(one_wait(&z), 0);
+	ck_assert_uint_eq(m->size, f->size);
+	/* the other way round */
+	m->hold = true;
+	one_start(&z, f, IO_ZERO, f->size + 100, 10, NULL);
+	file_grow_hint(f, f->size + 100);
+	ck_assert(!f->growing);
+	model_release(f);
+	ck_assert_int_eq(one_wait(&z), 0);
+	file_close(f);
+}
+END_TEST
+
 START_TEST(a_widened_write_at_the_end_does_not_lengthen_the_file)
 {
 	struct file *f = model_open(512, 1, 1000);
@@ -814,6 +854,46 @@ START_TEST(real_file_direct)
 }
 END_TEST
 
+/* Growing ahead on a helper thread, among writes and zeroes that make the file longer. */
+START_TEST(growing_among_other_writes)
+{
+	struct file *f = open_real("grow", FILE_RDWR | FILE_CREATE | FILE_DIRECT);
+	enum { N = 8, STEPS = 3000 };
+	struct one o[N];
+	uint8_t *buf = file_buf(65536), *back = file_buf(65536);
+	uint64_t end = 0, pos;
+	int i;
+
+	memset(o, 0, sizeof(o));
+	memset(buf, 7, 65536);
+	for (i = 0; i < N; i++)
+		o[i].done = true;
+	for (i = 0; i < STEPS; i++) {
+		struct one *s = &o[i % N];
+		uint64_t len = 1 + rnd(12000);
+
+		if (!s->done)
+			ck_assert_int_eq(one_wait(s), 0);
+		ck_assert_int_eq(s->io.ret, 0);
+		file_grow_hint(f, end + len);
+		one_start(s, f, i % 3 ? IO_WRITE : IO_ZERO, end, len, buf);
+		end += len;
+	}
+	for (i = 0; i < N; i++)
+		ck_assert_int_eq(one_wait(&o[i]), 0);
+	ck_assert_uint_eq(f->logical_end, end);
+	for (pos = 0; pos < f->size; pos += 65536)
+		ck_assert_int_eq(file_pread(f, back, MIN(65536, f->size - pos), pos), 0);
+	file_close(f);
+	f = open_real("grow", 0);
+	ck_assert_uint_eq(f->size, end);
+	file_close(f);
+	unlink("grow");
+	free(buf);
+	free(back);
+}
+END_TEST
+
 START_TEST(real_file_on_tmpfs)
 {
 	struct statfs fs;
@@ -827,10 +907,13 @@ START_TEST(real_file_on_tmpfs)
 }
 END_TEST
 
-/* A loop device over a file, with a block size. Returns its number, or a negative errno. */
+/*
+ * A loop device over a file, with a block size; it goes away when the descriptor returned is closed.
+ * Or a negative errno.
+ */
 static int loop_attach(const char *backing, uint32_t block, char *name, size_t len)
 {
-	struct loop_config cfg = { .block_size = block };
+	struct loop_config cfg = { .block_size = block, .info.lo_flags = LO_FLAGS_AUTOCLEAR };
 	int ctl = open("/dev/loop-control", O_RDWR | O_CLOEXEC), n, fd, ret = 0;
 
 	if (ctl < 0)
@@ -848,17 +931,9 @@ static int loop_attach(const char *backing, uint32_t block, char *name, size_t l
 	if (ioctl(fd, LOOP_CONFIGURE, &cfg) < 0)
 		ret = -errno;
 	close(cfg.fd);
-	close(fd);
-	return ret;
-}
-
-static void loop_detach(const char *name)
-{
-	int fd = open(name, O_RDWR | O_CLOEXEC);
-
-	ck_assert_int_ge(fd, 0);
-	ioctl(fd, LOOP_CLR_FD, 0);
-	close(fd);
+	if (ret)
+		close(fd);
+	return ret ? ret : fd;
 }
 
 START_TEST(real_device)
@@ -872,7 +947,7 @@ START_TEST(real_device)
 	ck_assert_int_eq(ftruncate(fd, 1 << 20), 0);
 	close(fd);
 	ret = loop_attach(backing, block, dev, sizeof(dev));
-	if (ret) {
+	if (ret < 0) {
 		printf("SKIP test-file-io: no loop device of %u-byte blocks: %s\n", block,
 		       strerror(-ret));
 		unlink(backing);
@@ -887,7 +962,7 @@ START_TEST(real_device)
 	file_close(f);
 	real_load(dev, FILE_DIRECT, 1 << 20);
 	real_load(dev, 0, 1 << 20);
-	loop_detach(dev);
+	close(ret);
 	unlink(backing);
 }
 END_TEST
@@ -907,6 +982,7 @@ int main(void)
 	tcase_add_test(tc, many_iovecs_and_large_transfers_are_split);
 	tcase_add_test(tc, widened_writes_own_their_range);
 	tcase_add_test(tc, growing_zero_owns_the_end);
+	tcase_add_test(tc, growing_zero_and_growing_ahead_exclude_each_other);
 	tcase_add_test(tc, a_widened_write_at_the_end_does_not_lengthen_the_file);
 	tcase_add_test(tc, flushes_are_elided_and_failures_stick);
 	tcase_add_test(tc, unsafe_files_do_not_flush);
@@ -917,6 +993,7 @@ int main(void)
 	tcase_add_test(tc, the_null_file_answers_without_storing);
 	tcase_add_test(tc, real_file_buffered);
 	tcase_add_test(tc, real_file_direct);
+	tcase_add_test(tc, growing_among_other_writes);
 	tcase_add_test(tc, real_file_on_tmpfs);
 	tcase_add_loop_test(tc, real_device, 0, 2);
 	suite_add_tcase(s, tc);
