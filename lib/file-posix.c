@@ -31,6 +31,8 @@
 #include "file-posix.h"
 #include "loop-impl.h"
 
+#define HELPED_WRITE (128 * 1024)	/* buffered writes from here on run on helper threads */
+
 struct posix {
 	int fd;
 	bool direct;			/* through the kernel's asynchronous I/O */
@@ -333,7 +335,7 @@ static void job_run(struct work *w)
 	struct io *io = job_io(job);
 	struct posix *p = io->file->priv;
 
-	if (io->op == IO_READ)
+	if (io->op == IO_READ || io->op == IO_WRITE)
 		job->ret = rw_result(io, buffered_call(p, io, 0));
 	else if (io->op == IO_FLUSH)
 		job->ret = do_flush(p, io->file);
@@ -366,12 +368,29 @@ static void submit_job(struct io *io)
 	work_submit_blocking(io->file->loop, &job->work);
 }
 
+/* On a thread that computes rather than one that sleeps: more of them than processors only wait. */
+static void submit_copy(struct io *io)
+{
+	struct posix_job *job = (struct posix_job *)io->priv;
+
+	job->work.run = job_run;
+	job->work.task.fn = job_done;
+	work_submit(io->file->loop, &job->work);
+}
+
 /* Known in advance to be refused: no thread is needed to say so. */
 static bool refused(const struct posix *p, const struct io *io)
 {
 	if (io->op == IO_DISCARD)
 		return flag_get(io->file->block_dev ? &p->no_discard : &p->no_punch);
 	return flag_get(&p->no_punch) && flag_get(&p->no_zero_range);
+}
+
+/* Copying so much takes long enough that the loop can do something else meanwhile. */
+static bool worth_a_thread(const struct posix *p, const struct io *io)
+{
+	return !p->direct && io->op == IO_WRITE && io->len >= HELPED_WRITE &&
+	       work_threads(io->file->loop) > 1;
 }
 
 static void posix_submit(struct io *io)
@@ -381,6 +400,10 @@ static void posix_submit(struct io *io)
 	if (io->op == IO_READ || io->op == IO_WRITE) {
 		if (io->op == IO_WRITE)
 			p->st_end = 0;
+		if (worth_a_thread(p, io)) {
+			submit_copy(io);
+			return;
+		}
 		if (p->direct)
 			direct_rw(p, io);
 		else
@@ -593,6 +616,7 @@ static int posix_examine(struct file *f, struct posix *p, struct tapimg_err *err
 		f->discard_align = is_pow2(st.st_blksize) && st.st_blksize <= 65536 ?
 				   st.st_blksize : 4096;
 	p->direct = (f->flags & FILE_DIRECT) && !p->tmpfs;
+	f->copies = !p->direct;
 	p->no_nowait = p->tmpfs;
 	f->no_grow = f->block_dev || !p->direct;
 	if (!p->direct)

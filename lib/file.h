@@ -75,6 +75,7 @@ struct file {
 	bool block_dev;			/* cannot grow */
 	bool grows_clean;		/* bytes beyond the end read as zeroes once it grows */
 	bool unsafe;
+	bool copies;			/* transfers are copies that a processor makes */
 	/* file.c's */
 	uint64_t wseq, fseq;		/* writes finished; of them, flushed */
 	uint64_t logical_end;		/* what trimming at close cuts to: the largest end written or set */
