@@ -104,8 +104,9 @@ static void jobs_end(struct job *jobs, bool check)
 	for (unsigned i = 0; i < NREQ; i++) {
 		ck_assert_uint_eq(jobs[i].calls, 1);
 		ck_assert_int_eq(jobs[i].req.ret, 0);
-		for (unsigned k = 0; check && k < 40001; k++)
-			ck_assert_uint_eq(jobs[i].buf[k], i + 1);
+		/* all bytes are the same, and the right one */
+		ck_assert(!check || (jobs[i].buf[0] == i + 1 &&
+				     !memcmp(jobs[i].buf, jobs[i].buf + 1, 40000)));
 		free(jobs[i].buf);
 	}
 	memset(jobs, 0, NREQ * sizeof(*jobs));
@@ -311,9 +312,10 @@ START_TEST(walk)
 	unsigned char *model = calloc(1, SIZE), *got = malloc(SIZE);
 	struct tapimg *img = kind_open(_i % KINDS, flags[_i / KINDS]);
 	unsigned seed = 7 + (unsigned)_i;
+	unsigned steps = flags[_i / KINDS] & TAPIMG_WRITETHROUGH ? 100 : 400;
 
 	ck_assert(model && got);
-	for (unsigned step = 0; step < 400; step++) {
+	for (unsigned step = 0; step < steps; step++) {
 		uint64_t off = (uint64_t)rand_r(&seed) % SIZE;
 		uint64_t len = (uint64_t)rand_r(&seed) % (step % 8 ? 9000 : 300000);
 		unsigned what = (unsigned)rand_r(&seed) % 8;
