@@ -29,32 +29,11 @@ static char *next_item(const char **list)
 
 char *cli_image_opts(const struct cli *c, const char *text)
 {
-	json_t *obj = json_object();
-	char *dump = NULL, *name = NULL;
-	const char *p = text;
+	struct tapimg_err err = { 0 };
+	char *name;
 
-	while (obj && *p) {
-		char *item = next_item(&p);
-		char *eq = item ? strchr(item, '=') : NULL;
-
-		if (eq)
-			*eq = 0;
-		if (!item || !eq || json_object_set_new(obj, item, json_string(eq + 1))) {
-			cli_error(c, "Could not open '%s': '%s' is not of the form key=value", text,
-				  item ? item : "");
-			free(item);
-			goto out;
-		}
-		free(item);
-	}
-	dump = obj ? json_dumps(obj, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
-	if (!dump || asprintf(&name, "json:%s", dump) < 0) {
-		cli_error(c, "Could not open '%s': no memory, or not UTF-8", text);
-		name = NULL;
-	}
-out:
-	free(dump);
-	json_decref(obj);
+	if (tapimg_name_from_opts(text, &name, &err))
+		cli_error(c, "Could not open '%s': %s", text, err.text);
 	return name;
 }
 
