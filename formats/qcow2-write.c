@@ -573,7 +573,10 @@ static int unmap_block(struct tapimg *img, const struct unmap *u, struct mblk *b
 int qcow2_unmap(struct tapimg *img, uint64_t off, uint64_t len, unsigned flags, uint64_t *done)
 {
 	struct qcow2 *q = qcow2_of(img);
-	struct unmap u = { .flags = flags, .below = img->backing || img->backing_name };
+	struct unmap u = {
+		.flags = flags,
+		.below = img->backing || img->backing_name || flags & UNMAP_EXPLICIT,
+	};
 	uint64_t n = len >> q->cluster_bits, none = 0, host, at, room;
 	struct table t;
 	struct mblk *b;

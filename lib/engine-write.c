@@ -476,7 +476,7 @@ static void write_map(struct piece *p)
 
 	meta_op_begin(img->meta);
 	ret = img->fmt->map(img, p->off, p->len, MAP_WRITE, &p->ext);
-	if (!ret && p->rewrite && p->ext.type != EXT_DATA) {
+	if (!ret && p->rewrite && p->ext.type != EXT_DATA && !(p->req->flags & REQ_EXPLICIT)) {
 		ret = reads_zero(p);
 		nothing = ret > 0;
 		ret = MIN(ret, 0);
@@ -532,6 +532,8 @@ static void unmap_step(struct piece *p)
 		flags = UNMAP_HOLE | UNMAP_FREE;
 	else if (p->req->flags & TAPIMG_REQ_MAY_UNMAP)
 		flags = UNMAP_FREE;
+	if (p->req->flags & REQ_EXPLICIT)
+		flags |= UNMAP_EXPLICIT;
 	while (p->len) {
 		uint64_t done = 0;
 		int ret;

@@ -50,6 +50,7 @@ enum {
 	RESERVE_CODED	= 1 << 2,	/* ext->coded bytes are wanted for one coded unit */
 	UNMAP_HOLE	= 1 << 3,	/* discard: the layer below may show through only where it reads the same */
 	UNMAP_FREE	= 1 << 4,	/* the space is to be given back */
+	UNMAP_EXPLICIT	= 1 << 5,	/* ZERO: said here, though what lies below now reads the same */
 };
 
 struct create {

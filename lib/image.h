@@ -111,6 +111,8 @@ int chain_map_sync(struct tapimg *img, uint64_t off, uint64_t len, unsigned flag
 void chain_forget(struct tapimg *img);		/* drops the cache of what lies below */
 
 /* engine.c */
+/* A flag of ZERO, for rebasing: it is written down in this layer, whatever the chain reads now. */
+enum { REQ_EXPLICIT = 1 << 16 };
 int engine_init(struct tapimg *img);
 void engine_exit(struct tapimg *img);
 void engine_drain(struct tapimg *img);		/* runs the loop until nothing is in flight */

@@ -141,7 +141,7 @@ static int rebase_seg(struct pump *p, struct pump_slot *s, struct pump_seg *seg)
 		seg->op = op;
 	}
 	seg->len = pos - s->pos;
-	seg->flags = 0;
+	seg->flags = seg->op == PUMP_ZERO ? REQ_EXPLICIT : 0;	/* R1 */
 	return 1;
 }
 
