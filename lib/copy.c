@@ -490,6 +490,8 @@ static void copy_sizes(struct copier *c)
 		c->unit = COPY_UNIT;
 	if (c->compress || c->changed || o->skip_layers)
 		c->unit = MAX(cluster, 4 * KiB);
+	if (c->compress)
+		c->unit = cluster;		/* C4: one cluster is compressed at a time */
 	/* a zero range smaller than a cluster costs more than it gains where it must be written */
 	if (!c->target_zero)
 		c->gran = MAX(c->gran, MIN(cluster, COPY_UNIT));
