@@ -185,7 +185,7 @@ static void make_tables(struct cli *c)
 /* Only secrets make sense to an image tool; what uses them says that it cannot. */
 static int take_object(struct cli *c, const char *text)
 {
-	if (strncmp(text, "secret,", 7) && strncmp(text, "qom-type=secret,", 16))
+	if (strncmp(text, "secret,", 7) != 0 && strncmp(text, "qom-type=secret,", 16) != 0)
 		return cli_usage_error(c, "--object %s: only objects of type 'secret' are known", text);
 	if (!strstr(text, "id="))
 		return cli_usage_error(c, "--object %s: it has no 'id'", text);
@@ -199,7 +199,7 @@ static int bad_option(struct cli *c, int kind)
 
 	if (kind == ':')
 		return cli_usage_error(c, "option '%s' wants an argument", arg);
-	if (optopt && optopt < OPT_LONG && strncmp(arg, "--", 2))
+	if (optopt && optopt < OPT_LONG && strncmp(arg, "--", 2) != 0)
 		return cli_usage_error(c, "unrecognized option '-%c'", optopt);
 	return cli_usage_error(c, "unrecognized option '%s'", arg);
 }

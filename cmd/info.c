@@ -161,7 +161,7 @@ static void print_backing(const struct tapimg_info *info)
 	print_text(stdout, info->backing);
 	if (!info->backing_full) {
 		printf(" (cannot determine actual path)");
-	} else if (strcmp(info->backing, info->backing_full)) {
+	} else if (strcmp(info->backing, info->backing_full) != 0) {
 		printf(" (actual path: ");
 		print_text(stdout, info->backing_full);
 		putchar(')');

@@ -237,7 +237,7 @@ int map_draw(struct cli *c, struct tapimg *img, uint64_t start, uint64_t end,
 
 	choose_cells(&d, o);
 	d.cell = calloc(d.cells + 1, sizeof(*d.cell));
-	d.sum = calloc(d.layers, sizeof(*d.sum));
+	d.sum = calloc(d.layers + 1, sizeof(*d.sum));
 	if (!d.cell || !d.sum) {
 		cli_error(c, "%s: no memory for the drawing", tapimg_filename(img));
 		goto out;

@@ -12,11 +12,11 @@
 
 #include "map.h"
 
-#define COLUMNS 1000			/* of the picture's plot; a unit each */
-#define LEFT 20
-#define LANE 34
-#define GAP 24
-#define TOP 64
+#define COLUMNS 1000U			/* of the picture's plot; a unit each */
+#define LEFT 20U
+#define LANE 34U
+#define GAP 24U
+#define TOP 64U
 
 struct lane {
 	uint64_t data, zero;
@@ -214,7 +214,7 @@ int map_svg(struct cli *c, struct tapimg *img, uint64_t start, uint64_t end, con
 	struct picture p = { .start = start, .end = end, .layers = map_layers(img) };
 	int ret;
 
-	p.lane = calloc(p.layers, sizeof(*p.lane));
+	p.lane = calloc(p.layers + 1, sizeof(*p.lane));
 	if (!p.lane) {
 		cli_error(c, "%s: no memory for the drawing", tapimg_filename(img));
 		return 1;

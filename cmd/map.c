@@ -153,9 +153,10 @@ static int take_colour(struct cli *c, const char *text, struct draw_opts *how)
 	how->colour = !strcmp(text, "always");
 	if (how->colour || !strcmp(text, "never"))
 		return 0;
-	if (strcmp(text, "auto"))
+	if (strcmp(text, "auto") != 0)
 		return cli_usage_error(c, "--color wants auto, always or never, not '%s'", text);
-	how->colour = isatty(STDOUT_FILENO) && !(none && *none) && term && strcmp(term, "dumb");
+	how->colour = isatty(STDOUT_FILENO) && !(none && *none) && term &&
+		strcmp(term, "dumb") != 0;
 	return 0;
 }
 

@@ -163,7 +163,7 @@ char *cli_snapshot_param(const struct cli *c, const char *text)
 	char *found = NULL;
 	const char *p = text;
 
-	if (strncmp(text, "snapshot.", 9))
+	if (strncmp(text, "snapshot.", 9) != 0)
 		found = strdup(text);
 	while (!found && *p) {
 		char *item = next_item(&p);
@@ -240,7 +240,7 @@ char *cli_opts_take(struct cli_opts *o, const char *name)
 	for (unsigned i = 0; i < o->n; i++) {
 		char *value = (char *)o->v[i].value;
 
-		if (strcmp(o->v[i].name, name))
+		if (strcmp(o->v[i].name, name) != 0)
 			continue;
 		free((char *)o->v[i].name);
 		memmove(o->v + i, o->v + i + 1, (o->n - i - 1) * sizeof(*o->v));
@@ -296,7 +296,7 @@ static int by_name(const void *a, const void *b)
 
 void cli_opts_print_help(const char *format, unsigned where)
 {
-	const struct tapimg_opt_desc *sorted[64], *d = tapimg_format_opts(format);
+	const struct tapimg_opt_desc *sorted[64] = { NULL }, *d = tapimg_format_opts(format);
 	char head[80];
 	unsigned n = 0;
 

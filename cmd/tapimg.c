@@ -96,12 +96,12 @@ static int run_verb(struct cli *c, const char *verb)
 	if (help && c->argc > 1)
 		verb = c->argv[1];
 	c->command = command_find(verb);
-	if (!c->command && strcmp(verb, "help"))
-		return cli_usage_error(c, "Command not found: %s", verb);
-	if (help) {
+	if (help && (c->command || c->argc == 1)) {
 		cli_help(c, stdout);
 		return 0;
 	}
+	if (!c->command)
+		return cli_usage_error(c, "Command not found: %s", verb);
 	return c->command->run(c);
 }
 
@@ -126,7 +126,7 @@ static int run(struct cli *c)
 				return cli_usage_error(c, "%s wants an argument", arg);
 			c->argc--;
 			c->argv++;
-		} else if (strncmp(arg, "--trace=", 8)) {
+		} else if (strncmp(arg, "--trace=", 8) != 0) {
 			return cli_usage_error(c, "unrecognized option '%s'", arg);
 		}
 		c->argc--;

@@ -61,7 +61,11 @@ like "JSON counts repairs" "$(tapimg check -r all --output=json fix.qcow2)" '"co
 # an unaligned data pointer: the data is not thrown away without a word
 cp b.qcow2 unaligned.qcow2
 poke unaligned.qcow2 0x40006 '\x02'
-exits "an unaligned entry is corruption" 2 'ERROR' tapimg check unaligned.qcow2
+exits "an unaligned entry is corruption" 2 'ERROR.*aligned' tapimg check unaligned.qcow2
+exits "it is repaired" 0 'Repaired' tapimg check -r all unaligned.qcow2
+works "afterwards the image is sound" qemu-img check unaligned.qcow2
+# the bytes that the entry pointed at, 512 into the cluster: still the pattern of the first megabyte
+works "and its data is there" tapimg compare unaligned.qcow2 b.qcow2
 
 # the dirty bit is cleared by a repair
 cp a.qcow2 dirty.qcow2
