@@ -1,0 +1,564 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * test-qcow2-cuts.c - administrative operations cut short at each of their writes
+ *
+ * The image lies in memory and every write, truncation and flush of an operation is recorded.  Then,
+ * for every point of the record, the disk is made that a power cut there may leave: what was
+ * flushed, and of the rest nothing, all, or some sectors by chance.  Each such disk must have no
+ * damage but leaks, must hold the old contents or the new, and must be clean once leaks are
+ * repaired.  Rules A1 to A4 of qcow2-adm.h.
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "file.h"
+#include "q2lib.h"
+
+#define SECTOR 512
+#define NAME "mem:disk"
+
+/* ------------------------------------------------------------ disk in memory */
+
+struct rec {
+	enum { REC_WRITE, REC_TRUNCATE, REC_FLUSH } what;
+	uint64_t off, len;
+	uint8_t *data;
+};
+
+struct disk {
+	uint8_t *data;
+	uint64_t size, cap;
+};
+
+static struct disk disk;
+static struct rec *recs;
+static unsigned nrecs;
+static bool recording;
+
+static void disk_size(struct disk *d, uint64_t size)
+{
+	if (size > d->cap) {
+		uint64_t cap = MAX(size, d->cap * 2);
+
+		d->data = realloc(d->data, cap);
+		ck_assert_ptr_nonnull(d->data);
+		d->cap = cap;
+	}
+	if (size > d->size)
+		memset(d->data + d->size, 0, size - d->size);
+	d->size = size;
+}
+
+static void disk_copy(struct disk *to, const struct disk *from)
+{
+	to->size = 0;
+	disk_size(to, from->size);
+	memcpy(to->data, from->data, from->size);
+}
+
+static void record(int what, uint64_t off, uint64_t len, const void *data)
+{
+	if (!recording)
+		return;
+	if (!(nrecs & (nrecs - 1)))
+		recs = realloc(recs, MAX(nrecs * 2, 16u) * sizeof(*recs));
+	recs[nrecs] = (struct rec){what, off, len, NULL};
+	if (what == REC_WRITE) {
+		recs[nrecs].data = malloc(len);
+		memcpy(recs[nrecs].data, data, len);
+	}
+	nrecs++;
+}
+
+static void mem_write(struct io *io)
+{
+	uint64_t off = io->off;
+
+	disk_size(&disk, MAX(disk.size, io->off + io->len));
+	for (int i = 0; i < io->iovcnt; i++) {
+		memcpy(disk.data + off, io->iov[i].iov_base, io->iov[i].iov_len);
+		off += io->iov[i].iov_len;
+	}
+	record(REC_WRITE, io->off, io->len, disk.data + io->off);
+}
+
+static void mem_submit(struct io *io)
+{
+	uint64_t off = io->off;
+	int ret = 0;
+
+	switch (io->op) {
+	case IO_READ:
+		for (int i = 0; i < io->iovcnt; off += io->iov[i++].iov_len)
+			memcpy(io->iov[i].iov_base, disk.data + off, io->iov[i].iov_len);
+		break;
+	case IO_WRITE:
+		mem_write(io);
+		break;
+	case IO_FLUSH:
+		record(REC_FLUSH, 0, 0, NULL);
+		break;
+	case IO_DISCARD:
+		break;
+	default:
+		ret = -ENOTSUP;
+	}
+	io_complete(io, ret);
+}
+
+static int mem_truncate(struct file *f, uint64_t size)
+{
+	disk_size(&disk, size);
+	record(REC_TRUNCATE, size, 0, NULL);
+	return 0;
+}
+
+static int mem_status(struct file *f, uint64_t off, uint64_t *len, bool *data)
+{
+	*data = true;
+	return 0;
+}
+
+static uint64_t mem_allocated(struct file *f)
+{
+	return disk.size;
+}
+
+static void mem_close(struct file *f)
+{
+}
+
+static const struct file_ops mem_ops = {
+	.name = "mem", .submit = mem_submit, .truncate = mem_truncate, .status = mem_status,
+	.allocated = mem_allocated, .close = mem_close,
+};
+
+static int mem_open(struct file_provider *p, struct tapimg_loop *l, const char *name, unsigned flags,
+		    struct file **out, struct tapimg_err *err)
+{
+	struct file *f = file_alloc(l, &mem_ops, name, flags);
+
+	f->align = f->mem_align = f->discard_align = SECTOR;
+	f->max_io = MiB;
+	f->size = f->logical_end = round_up(disk.size, SECTOR);
+	f->grows_clean = true;
+	disk_size(&disk, f->size);
+	*out = f;
+	return 0;
+}
+
+static struct file_provider provider = {.scheme = "mem:", .open = mem_open};
+
+static void load(const char *path)
+{
+	uint64_t size = q2_file_size(path);
+	int fd = open(path, O_RDONLY);
+
+	disk.size = 0;
+	disk_size(&disk, round_up(size, SECTOR));
+	ck_assert_int_eq(pread(fd, disk.data, size, 0), size);
+	close(fd);
+}
+
+/* ----------------------------------------------------------------- contents */
+
+struct state {
+	uint64_t size, sum;
+	char backing[1100];
+	unsigned nsnap;
+	uint64_t snap_sum[4];
+	char snap_id[4][12];
+};
+
+static uint64_t sum_of(struct tapimg *img)
+{
+	static uint8_t buf[65536];
+	uint64_t sum = 1469598103934665603ULL, size = tapimg_size(img), w;
+
+	for (uint64_t off = 0; off < size; off += sizeof(buf)) {
+		uint64_t n = MIN(size - off, sizeof(buf));
+
+		ck_assert_int_eq(tapimg_pread(img, buf, n, off), 0);
+		memset(buf + n, 0, sizeof(buf) - n);
+		for (unsigned i = 0; i < sizeof(buf); i += 8) {	/* zeroes at the end count for nothing */
+			memcpy(&w, buf + i, 8);
+			if (w)
+				sum = (sum ^ w ^ (off + i)) * 1099511628211ULL;
+		}
+	}
+	return sum;
+}
+
+static void look(struct state *s, unsigned flags)
+{
+	struct tapimg_open_opts o = {.format = "qcow2", .flags = TAPIMG_NO_BACKING};
+	struct tapimg *img = open_image(NAME, "qcow2", TAPIMG_NO_BACKING | flags), *at;
+	const struct tapimg_info *info;
+	struct tapimg_err err;
+
+	memset(s, 0, sizeof(*s));
+	ck_assert_int_eq(tapimg_info(img, &info, &err), 0);
+	s->size = tapimg_size(img);
+	s->sum = sum_of(img);
+	snprintf(s->backing, sizeof(s->backing), "%s", info->backing ? info->backing : "");
+	s->nsnap = info->nsnapshots;
+	ck_assert_uint_le(s->nsnap, 4);
+	for (unsigned i = 0; i < s->nsnap; i++)
+		snprintf(s->snap_id[i], sizeof(s->snap_id[i]), "%s", info->snapshots[i].id);
+	close_image(img);
+	for (unsigned i = 0; i < s->nsnap; i++) {
+		o.snapshot = s->snap_id[i];
+		ck_assert_int_eq(tapimg_open(loop, NAME, &o, &at, &err), 0);
+		s->snap_sum[i] = sum_of(at);
+		close_image(at);
+	}
+}
+
+static bool same_snaps(const struct state *a, const struct state *b)
+{
+	return a->nsnap == b->nsnap && !memcmp(a->snap_sum, b->snap_sum, sizeof(a->snap_sum)) &&
+	       !memcmp(a->snap_id, b->snap_id, sizeof(a->snap_id));
+}
+
+static bool same_disk(const struct state *a, const struct state *b)
+{
+	return a->size == b->size && a->sum == b->sum;
+}
+
+/* --------------------------------------------------------------------- cuts */
+
+static void apply(struct disk *d, const struct rec *r, int how)
+{
+	if (r->what == REC_TRUNCATE) {
+		if (how < 2 || rand() & 1)
+			disk_size(d, r->off);
+	} else if (r->what == REC_WRITE) {
+		for (uint64_t at = 0; at < r->len; at += SECTOR) {
+			if (how == 2 && rand() & 1)
+				continue;
+			disk_size(d, MAX(d->size, r->off + at + SECTOR));
+			memcpy(d->data + r->off + at, r->data + at, SECTOR);
+		}
+	}
+}
+
+static const char *what;
+static int kind_no;
+
+static void judge(unsigned cut, int how, const struct state *old, const struct state *new)
+{
+	const struct q2_result *r = q2_check(NAME, 0);
+	struct state s;
+
+	ck_assert_msg(!r->c.corruptions, "%s, kind %d, cut at %u of %u (%d):\n%s", what, kind_no, cut,
+		      nrecs, how, r->text);
+	look(&s, 0);
+	ck_assert_msg(same_disk(&s, old) || same_disk(&s, new),
+		      "%s, kind %d, cut at %u of %u (%d): contents", what, kind_no, cut, nrecs, how);
+	ck_assert_msg(same_snaps(&s, old) || same_snaps(&s, new),
+		      "%s, kind %d, cut at %u of %u (%d): snapshots", what, kind_no, cut, nrecs, how);
+	ck_assert_msg(!strcmp(s.backing, old->backing) || !strcmp(s.backing, new->backing),
+		      "%s, kind %d, cut at %u of %u (%d): backing file '%s'", what, kind_no, cut,
+		      nrecs, how, s.backing);
+	if (r->c.leaks) {
+		q2_check(NAME, TAPIMG_FIX_LEAKS);
+		r = q2_check(NAME, 0);
+		ck_assert_msg(!r->c.corruptions && !r->c.leaks, "%s, kind %d, cut at %u: left:\n%s",
+			      what, kind_no, cut, r->text);
+	}
+	look(&s, TAPIMG_RDWR);
+	ck_assert_msg(same_disk(&s, old) || same_disk(&s, new), "%s: after repair", what);
+}
+
+static void all_cuts(const struct disk *base, const struct state *old, const struct state *new)
+{
+	struct disk durable = {0};
+
+	disk_copy(&durable, base);
+	for (unsigned k = 0, from = 0; k <= nrecs; k++) {
+		for (int how = 0; how < 5; how++) {
+			disk_copy(&disk, &durable);
+			for (unsigned i = from; how && i < k; i++)
+				apply(&disk, &recs[i], MIN(how, 2));
+			if (how || from == k)
+				judge(k, how, old, new);
+		}
+		if (k < nrecs && recs[k].what == REC_FLUSH)
+			for (; from <= k; from++)
+				apply(&durable, &recs[from], 1);
+	}
+	free(durable.data);
+}
+
+static void cut_everywhere(const char *name, void (*op)(struct tapimg *img))
+{
+	struct disk base = {0};
+	struct state old, new;
+	struct tapimg *img;
+
+	what = name;
+	look(&old, 0);
+	disk_copy(&base, &disk);
+	nrecs = 0;
+	recording = true;
+	img = open_image(NAME, "qcow2", TAPIMG_RDWR | TAPIMG_NO_BACKING);
+	op(img);
+	close_image(img);
+	recording = false;
+	look(&new, 0);
+	all_cuts(&base, &old, &new);
+	for (unsigned i = 0; i < nrecs; i++)
+		free(recs[i].data);
+	free(recs);
+	recs = NULL;
+	nrecs = 0;
+	free(base.data);
+}
+
+/* --------------------------------------------------------------- operations */
+
+static struct tapimg_err err;
+
+static void must(int ret)
+{
+	ck_assert_msg(!ret, "%s: %d %s", what, ret, err.text);
+}
+
+static void op_create(struct tapimg *img)
+{
+	must(tapimg_snapshot_create(img, "new", &err));
+}
+
+static void op_apply(struct tapimg *img)
+{
+	must(tapimg_snapshot_apply(img, "first", &err));
+}
+
+static void op_delete(struct tapimg *img)
+{
+	must(tapimg_snapshot_delete(img, "first", &err));
+}
+
+static void op_grow(struct tapimg *img)
+{
+	must(tapimg_resize(img, tapimg_size(img) * 3, TAPIMG_PREALLOC_OFF, false, &err));
+}
+
+static void op_grow_prealloc(struct tapimg *img)
+{
+	must(tapimg_resize(img, tapimg_size(img) + 65536, TAPIMG_PREALLOC_METADATA, false, &err));
+}
+
+static void op_shrink(struct tapimg *img)
+{
+	must(tapimg_resize(img, tapimg_size(img) / 3 / SECTOR * SECTOR, TAPIMG_PREALLOC_OFF, true, &err));
+}
+
+static void backing(struct tapimg *img, unsigned len)
+{
+	char name[1100];
+
+	memset(name, 'y', len);
+	name[len] = 0;
+	must(tapimg_set_backing(img, name, "raw", &err));
+}
+
+static void op_backing(struct tapimg *img)
+{
+	backing(img, 40);
+}
+
+static void op_long_backing(struct tapimg *img)
+{
+	backing(img, 1000);
+}
+
+static void op_no_backing(struct tapimg *img)
+{
+	must(tapimg_set_backing(img, NULL, NULL, &err));
+}
+
+static void amend(struct tapimg *img, const char *name, const char *value)
+{
+	struct tapimg_opt o = {name, value};
+
+	must(tapimg_amend(img, &o, 1, &err));
+}
+
+static void op_wide(struct tapimg *img)
+{
+	amend(img, "refcount_bits", "64");
+}
+
+static void op_old(struct tapimg *img)
+{
+	amend(img, "compat", "0.10");
+}
+
+static void op_new(struct tapimg *img)
+{
+	amend(img, "compat", "1.1");
+}
+
+static void op_bitmaps(struct tapimg *img)
+{
+	must(tapimg_bitmap_add(img, "b", 512, true, &err));
+	must(tapimg_bitmap_add(img, "c", 4096, true, &err));
+	must(tapimg_bitmap_remove(img, "b", &err));
+}
+
+static const struct {
+	const char *opts;
+	uint64_t size;
+	bool v2;
+} kinds[] = {
+	{"cluster_size=512", 200 * 1024, false},
+	{"cluster_size=4096", MiB, false},
+	{"cluster_size=4096,compat=0.10", MiB, true},
+	{"cluster_size=16k,extended_l2=on", 2 * MiB, false},
+	{"cluster_size=2048,refcount_bits=64", 512 * 1024, false},
+};
+
+static void fill(struct tapimg *img, uint64_t from, uint64_t to, unsigned byte)
+{
+	uint8_t buf[1500];
+
+	for (uint64_t off = from; off < to; off += sizeof(buf)) {
+		memset(buf, byte + off / 4096, sizeof(buf));
+		must(tapimg_pwrite(img, buf, MIN(sizeof(buf), to - off), off));
+	}
+}
+
+/* data, zeroes, holes; one snapshot; changes after it */
+static void build(int kind, bool with_snapshot)
+{
+	uint64_t size = kinds[kind].size;
+	struct tapimg *img;
+
+	what = "build";
+	kind_no = kind;
+	q2_make("base.qcow2", size, kinds[kind].opts);
+	load("base.qcow2");
+	img = open_image(NAME, "qcow2", TAPIMG_RDWR);
+	fill(img, 0, size / 2, 1);
+	must(tapimg_zero(img, size / 8, size / 8, TAPIMG_REQ_MAY_UNMAP));
+	if (with_snapshot)
+		must(tapimg_snapshot_create(img, "first", &err));
+	fill(img, size / 4, size * 3 / 4, 91);
+	must(tapimg_zero(img, size / 2, size / 16, 0));
+	close_image(img);
+	unlink("base.qcow2");
+}
+
+START_TEST(snapshots)
+{
+	build(_i, true);
+	cut_everywhere("create", op_create);
+	build(_i, true);
+	cut_everywhere("apply", op_apply);
+	build(_i, true);
+	cut_everywhere("delete", op_delete);
+}
+END_TEST
+
+START_TEST(sizes)
+{
+	bool snap = !kinds[_i].v2;
+
+	build(_i, snap);
+	cut_everywhere("grow", op_grow);
+	build(_i, snap);
+	cut_everywhere("grow, preallocated", op_grow_prealloc);
+	build(_i, snap);
+	cut_everywhere("shrink", op_shrink);
+	build(_i, false);
+	cut_everywhere("shrink without snapshots", op_shrink);
+}
+END_TEST
+
+START_TEST(headers)
+{
+	struct tapimg *img;
+
+	build(_i, true);
+	cut_everywhere("backing file", op_backing);
+	if (strstr(kinds[_i].opts, "=512") || strstr(kinds[_i].opts, "=2048"))
+		return;
+	cut_everywhere("longer backing file", op_long_backing);
+	cut_everywhere("shorter backing file", op_backing);
+	img = open_image(NAME, "qcow2", TAPIMG_RDWR | TAPIMG_NO_BACKING);
+	op_long_backing(img);
+	close_image(img);
+	cut_everywhere("no backing file", op_no_backing);
+}
+END_TEST
+
+START_TEST(amended)
+{
+	build(_i, true);
+	if (!kinds[_i].v2 && !strstr(kinds[_i].opts, "=64")) {
+		cut_everywhere("refcount_bits", op_wide);
+		build(_i, true);
+		if (!strstr(kinds[_i].opts, "extended"))
+			cut_everywhere("compat=0.10", op_old);
+	} else if (kinds[_i].v2) {
+		cut_everywhere("compat=1.1", op_new);
+	}
+	if (!kinds[_i].v2) {
+		build(_i, true);
+		cut_everywhere("bitmaps", op_bitmaps);
+	}
+}
+END_TEST
+
+/* version 2 with something below: zero clusters become clusters of zeroes */
+START_TEST(downgrade_backed)
+{
+	struct tapimg *img;
+
+	build(1, true);
+	img = open_image(NAME, "qcow2", TAPIMG_RDWR | TAPIMG_NO_BACKING);
+	op_backing(img);
+	close_image(img);
+	cut_everywhere("compat=0.10 with a backing file", op_old);
+}
+END_TEST
+
+static void enter(void)
+{
+	scratch_enter();
+	loop_add_provider(loop, &provider);
+	srand(1);
+}
+
+static void leave(void)
+{
+	free(disk.data);
+	memset(&disk, 0, sizeof(disk));
+	scratch_leave();
+}
+
+int main(void)
+{
+	Suite *s = suite_create("qcow2 cuts");
+	TCase *t = tcase_create("cuts");
+	SRunner *r;
+	int failed;
+
+	tcase_add_checked_fixture(t, enter, leave);
+	tcase_set_timeout(t, 300);
+	tcase_add_loop_test(t, snapshots, 0, ARRAY_SIZE(kinds));
+	tcase_add_loop_test(t, sizes, 0, ARRAY_SIZE(kinds));
+	tcase_add_loop_test(t, headers, 0, ARRAY_SIZE(kinds));
+	tcase_add_loop_test(t, amended, 0, ARRAY_SIZE(kinds));
+	tcase_add_test(t, downgrade_backed);
+	suite_add_tcase(s, t);
+	r = srunner_create(s);
+	srunner_run_all(r, CK_NORMAL);
+	failed = srunner_ntests_failed(r);
+	srunner_free(r);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
