@@ -552,6 +552,9 @@ static int preallocate_step(struct prealloc_call *c, enum tapimg_prealloc how)
 		ret = file_zero(c->ext.file, c->ext.host, c->ext.len, 0);
 	if (ret == -ENOTSUP)
 		ret = fill_zeroes(c->ext.file, c->ext.host, c->ext.len);
+	/* no cluster that is referred to may lie beyond the end of the file, after a power cut either */
+	if (!ret && !c->ext.file->block_dev && c->ext.file->size < c->ext.host + c->ext.len)
+		ret = file_truncate(c->ext.file, c->ext.host + c->ext.len);
 	if (ret) {
 		qcow2_abort(c->img, &c->ext);
 		return ret;
@@ -564,7 +567,6 @@ static int preallocate_step(struct prealloc_call *c, enum tapimg_prealloc how)
 int qcow2_preallocate(struct tapimg *img, uint64_t off, uint64_t len, enum tapimg_prealloc how,
 		      struct tapimg_err *err)
 {
-	struct qcow2 *q = qcow2_of(img);
 	uint64_t end = off + len;
 	struct prealloc_call c = { .img = img, .off = off };
 	int ret = 0;
@@ -578,10 +580,6 @@ int qcow2_preallocate(struct tapimg *img, uint64_t off, uint64_t len, enum tapim
 	}
 	if (!ret)
 		ret = meta_settle(img->meta);
-	/* no cluster that is referred to may lie beyond the end of the file */
-	if (!ret && !q->has_data && !img->file->block_dev &&
-	    img->file->size < q->end << q->cluster_bits)
-		ret = file_truncate(img->file, q->end << q->cluster_bits);
 	if (!ret)
 		ret = file_flush(img->file);
 	return ret ? err_errno(err, ret, "%s: preallocating", img->name) : 0;
