@@ -152,7 +152,7 @@ static int create_image(struct tapimg_loop *loop, const char *name, struct tapim
 	c.opts = o->opts;
 	c.nopts = o->nopts;
 	c.exclusive = o->exclusive;
-	if (o->size == TAPIMG_SIZE_BACKING)
+	if (o->size == TAPIMG_SIZE_BACKING && c.backing_img)
 		c.size = c.backing_img->size;
 	ret = tapimg_target_begin(loop, name, (o->exclusive ? TAPIMG_TARGET_EXCLUSIVE : 0) |
 				  (o->in_place ? TAPIMG_TARGET_IN_PLACE : 0), &t, err);
@@ -177,8 +177,9 @@ int tapimg_create(struct tapimg_loop *loop, const char *name, const struct tapim
 	return ret ? err_set(err, ret, "%s", e.text) : 0;
 }
 
-int tapimg_measure(struct tapimg_loop *loop, struct tapimg *src, const struct tapimg_create_opts *opts,
-		   struct tapimg_measure *out, struct tapimg_err *err)
+int tapimg_measure(struct tapimg_loop *loop, struct tapimg *src,
+		   const struct tapimg_create_opts *opts, struct tapimg_measure *out,
+		   struct tapimg_err *err)
 {
 	const struct format *fmt = opts->format ? format_find(opts->format) : NULL;
 	struct create c = {

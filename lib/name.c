@@ -60,7 +60,7 @@ char *name_resolve(const char *base, const char *rel)
 	if (!out)
 		return NULL;
 	memcpy(out, base, len);
-	strcpy(out + len, rel);
+	memcpy(out + len, rel, strlen(rel) + 1);
 	return out;
 }
 
@@ -269,7 +269,7 @@ static int layer_node(json_t *node, struct name *n, struct tapimg_err *err)
 		if (!n->format)
 			return err_set(err, -ENOMEM, "no memory");
 	}
-	if ((n->offset || n->size) && (!n->format || strcmp(n->format, "raw")))
+	if ((n->offset || n->size) && (!n->format || strcmp(n->format, "raw") != 0))
 		return err_set(err, -EINVAL, "offset and size need the driver raw");
 	if (strncmp(n->path, "json:", 5) == 0)
 		return err_set(err, -EINVAL, "a file's name cannot be a json: name");

@@ -94,21 +94,20 @@ int image_gate(const struct tapimg_open_opts *opts, enum tapimg_role role, const
 		       referrer, what[role], path);
 }
 
-static const struct format *spec_format(const struct spec *s, struct file *file,
-					struct tapimg_err *err)
+static int spec_format(const struct spec *s, struct file *file, const struct format **fmt,
+		       struct tapimg_err *err)
 {
 	const char *name = s->format ? s->format : s->n.format;
-	const struct format *fmt;
 
-	if (!name)
-		return format_probe(file, err);
+	if (!name) {
+		*fmt = format_probe(file, err);
+		return *fmt ? 0 : err->code;
+	}
 	/* a bare file stands for its bytes */
 	if (!strcmp(name, "file") || !strcmp(name, "host_device"))
 		name = "raw";
-	fmt = format_find(name);
-	if (!fmt)
-		err_set(err, -ENOTSUP, "%s: unknown format '%s'", s->text, name);
-	return fmt;
+	*fmt = format_find(name);
+	return *fmt ? 0 : err_set(err, -ENOTSUP, "%s: unknown format '%s'", s->text, name);
 }
 
 static int spec_check(const struct spec *s, const struct format *fmt, struct tapimg_err *err)
@@ -166,12 +165,13 @@ static struct tapimg *image_new(struct tapimg_loop *loop, struct file *file,
 static int layer_open_file(struct tapimg_loop *loop, struct file *file, const struct spec *s,
 			   struct tapimg **out, struct tapimg_err *err)
 {
-	const struct format *fmt = spec_format(s, file, err);
+	const struct format *fmt = NULL;
 	struct tapimg *img = NULL;
-	int ret;
+	int ret = spec_format(s, file, &fmt, err);
 
-	ret = fmt ? spec_check(s, fmt, err) : err->code;
-	if (ret)
+	if (!ret && fmt)
+		ret = spec_check(s, fmt, err);
+	if (ret || !fmt)
 		goto fail;
 	img = image_new(loop, file, fmt, s);
 	if (!img) {
@@ -212,7 +212,7 @@ static int spec_parse(struct spec *s, struct tapimg_err *err)
 
 	if (ret)
 		return ret;
-	if (s->by_caller && s->format && s->n.format && strcmp(s->format, s->n.format)) {
+	if (s->by_caller && s->format && s->n.format && strcmp(s->format, s->n.format) != 0) {
 		ret = err_set(err, -EINVAL, "%s: the name says format %s, but %s was asked for",
 			      s->text, s->n.format, s->format);
 		name_free(&s->n);
@@ -409,7 +409,7 @@ int tapimg_open(struct tapimg_loop *loop, const char *name, const struct tapimg_
 {
 	struct spec s = { .text = name, .by_caller = true };
 	struct tapimg_err e = { 0 };
-	struct tapimg *img;
+	struct tapimg *img = NULL;
 	int ret;
 
 	*out = NULL;
@@ -421,7 +421,7 @@ int tapimg_open(struct tapimg_loop *loop, const char *name, const struct tapimg_
 	if (ret)
 		return report(&e, ret, err);
 	ret = layer_open(loop, &s, &img, &e);
-	if (ret)
+	if (ret || !img)
 		name_free(&s.n);
 	else
 		ret = chain_open(img, &s, &e);
@@ -430,12 +430,13 @@ int tapimg_open(struct tapimg_loop *loop, const char *name, const struct tapimg_
 	return report(&e, ret, err);
 }
 
-int image_open_file(struct tapimg_loop *loop, struct file *file, const struct tapimg_open_opts *opts,
-		    struct tapimg **out, struct tapimg_err *err)
+int image_open_file(struct tapimg_loop *loop, struct file *file,
+		    const struct tapimg_open_opts *opts, struct tapimg **out,
+		    struct tapimg_err *err)
 {
 	struct spec s = { .text = file->name, .by_caller = true };
 	struct tapimg_err e = { 0 };
-	struct tapimg *img;
+	struct tapimg *img = NULL;
 	int ret;
 
 	*out = NULL;
@@ -444,7 +445,7 @@ int image_open_file(struct tapimg_loop *loop, struct file *file, const struct ta
 		s.format = opts->format;
 	}
 	ret = layer_open_file(loop, file, &s, &img, &e);
-	if (!ret)
+	if (!ret && img)
 		ret = chain_open(img, &s, &e);
 	if (!ret)
 		*out = img;

@@ -31,6 +31,25 @@ static uint64_t fraction(const char *digits, const char *end, int shift)
 	return (uint64_t)(f * (long double)(1ULL << shift) + 1e-9L);
 }
 
+static int hex_size(const char *digits, uint64_t *out)
+{
+	uint64_t v = 0;
+
+	if (!*digits)
+		return -EINVAL;
+	for (; *digits; digits++) {
+		int c = tolower((unsigned char)*digits);
+
+		if (!isxdigit(c))
+			return -EINVAL;
+		if (v >> 60)
+			return -ERANGE;
+		v = v << 4 | (unsigned)(c <= '9' ? c - '0' : c - 'a' + 10);
+	}
+	*out = v;
+	return 0;
+}
+
 int opt_size(const char *text, uint64_t *out)
 {
 	const char *p = text, *frac = NULL, *frac_end = NULL;
@@ -39,21 +58,8 @@ int opt_size(const char *text, uint64_t *out)
 
 	if (!isdigit((unsigned char)*p))
 		return -EINVAL;
-	if (p[0] == '0' && (p[1] == 'x' || p[1] == 'X')) {
-		char *end;
-
-		if (!isxdigit((unsigned char)p[2]))
-			return -EINVAL;
-		errno = 0;
-		v = strtoull(p, &end, 16);
-		if (errno)
-			return -ERANGE;
-		p = end;
-		if (*p)
-			return -EINVAL;
-		*out = v;
-		return 0;
-	}
+	if (p[0] == '0' && (p[1] == 'x' || p[1] == 'X'))
+		return hex_size(p + 2, out);
 	for (; isdigit((unsigned char)*p); p++)
 		if (!checked_mul(v, 10, &v) || !checked_add(v, *p - '0', &v))
 			return -ERANGE;

@@ -97,21 +97,28 @@ static void parked_wake(struct waiter *w)
 	container_of(w, struct parked, w)->woken = true;
 }
 
+/* One try, bracketed as metadata wants it in every layer that it may look at. */
+static int try_once(struct tapimg *l, int (*fn)(void *arg), void *arg)
+{
+	struct tapimg *top = l;
+	int ret;
+
+	for (; l; l = l->backing)
+		meta_op_begin(l->meta);
+	ret = fn(arg);
+	for (l = top; l && ret != -EAGAIN; l = l->backing)
+		meta_op_done(l->meta);
+	return ret;
+}
+
 int sync_retry(struct tapimg *img, int (*fn)(void *arg), void *arg)
 {
 	for (;;) {
 		struct parked p = { .w = { .wake = parked_wake } };
-		struct tapimg *l;
-		int ret;
+		int ret = try_once(img, fn, arg);
 
-		for (l = img; l; l = l->backing)
-			meta_op_begin(l->meta);
-		ret = fn(arg);
-		if (ret != -EAGAIN) {
-			for (l = img; l; l = l->backing)
-				meta_op_done(l->meta);
+		if (ret != -EAGAIN)
 			return ret;
-		}
 		list_init(&p.w.node);
 		loop_park(img->loop, &p.w);
 		ret = loop_until(img->loop, &p.woken);
