@@ -58,11 +58,23 @@ refuses "a size too large for its clusters" x.img 'x.img' "${c[@]}" -f qcow2 -o 
 mkdir dir ro
 refuses "a folder as target" x.img 'dir.*[Dd]irectory' "${c[@]}" dir 1M
 refuses "a folder that is missing" x.img 'none/y.img.*No such file' "${c[@]}" none/y.img 1M
-if [ "$(id -u)" != 0 ]; then
-	chmod 500 ro
-	refuses "a folder that cannot be written" x.img 'ro/y.img.*Permission' "${c[@]}" ro/y.img 1M
+chmod 755 . ro
+echo precious >ro/y.img
+chmod 644 ro/y.img
+as=()
+[ "$(id -u)" != 0 ] || as=(setpriv --reuid=65534 --regid=65534 --clear-groups)
+[ "$(id -u)" = 0 ] || chmod 500 ro
+if "${as[@]}" "$TAPIMG" --version >out 2>err && "${as[@]}" test -r ro/y.img; then
+	refuses "a folder that cannot be written" x.img 'ro/z.img.*Permission' \
+		"${as[@]}" "$TAPIMG" create ro/z.img 1M
+	refuses "a file that cannot be written" ro/y.img 'ro/y.img.*Permission' \
+		"${as[@]}" "$TAPIMG" resize -f raw ro/y.img 1M
+	chmod 600 ro/y.img
+	[ "$(id -u)" != 0 ] ||
+		refuses "a file that cannot be read" ro/y.img 'ro/y.img.*Permission' \
+			"${as[@]}" "$TAPIMG" info ro/y.img
 else
-	skip "a folder that cannot be written" "root may write everywhere"
+	skip "folders and files without permission" "no user without rights can be had here"
 fi
 
 # no space left: the old file stays, and nothing else does

@@ -43,13 +43,10 @@ L1" tapimg map l1.qcow2
 head -c 60 x.qcow2 >short.qcow2
 exits "a header cut short" 1 "short.qcow2" tapimg info -f qcow2 short.qcow2
 
+# the header extension with the format's name, right behind a header of 112 bytes, becomes unknown
 qemu-img create -q -f qcow2 -u -b x.qcow2 -F qcow2 nofmt.qcow2 1M
-qemu-img rebase -u -b x.qcow2 -F '' nofmt.qcow2 2>/dev/null
-if qemu-img info nofmt.qcow2 2>/dev/null | grep -q 'backing file format'; then
-	skip "no format for the backing file" "qemu-img would not make such an image"
-else
-	like "no format for the backing file" "$(tapimg info nofmt.qcow2)" 'does not say the format'
-fi
+poke nofmt.qcow2 112 '\x12\x34\x56\x78'
+like "no format for the backing file" "$(tapimg info nofmt.qcow2)" 'does not say the format'
 
 exits "LUKS encryption is refused clearly" 1 'ncrypt' tapimg map "$(
 	qemu-img create -q -f qcow2 --object secret,id=s,data=abc \
