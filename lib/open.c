@@ -202,7 +202,7 @@ fail:
 	file_close(file);
 	if (img)
 		image_free(img);
-	return ret;
+	return ret ? ret : -EINVAL;
 }
 
 /* The names the spec's text stands for; what it says itself overrides nothing the caller said. */
@@ -421,7 +421,7 @@ int tapimg_open(struct tapimg_loop *loop, const char *name, const struct tapimg_
 	if (ret)
 		return report(&e, ret, err);
 	ret = layer_open(loop, &s, &img, &e);
-	if (ret || !img)
+	if (ret)
 		name_free(&s.n);
 	else
 		ret = chain_open(img, &s, &e);
@@ -445,7 +445,7 @@ int image_open_file(struct tapimg_loop *loop, struct file *file,
 		s.format = opts->format;
 	}
 	ret = layer_open_file(loop, file, &s, &img, &e);
-	if (!ret && img)
+	if (!ret)
 		ret = chain_open(img, &s, &e);
 	if (!ret)
 		*out = img;
