@@ -161,8 +161,12 @@ static uint64_t next_offset(struct bench *b)
 				   b->blocks) >> 64) * b->a->size;
 	}
 	b->next += b->a->step;
-	if (b->next >= b->limit)
-		b->next %= b->limit;
+	/* around the whole image, so that aligned steps stay aligned */
+	if (b->next >= b->limit) {
+		b->next %= tapimg_size(b->img);
+		if (b->next >= b->limit)
+			b->next = 0;
+	}
 	return off;
 }
 
