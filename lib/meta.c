@@ -29,6 +29,7 @@
  */
 #include <assert.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "checked.h"
 #include "err.h"
@@ -37,6 +38,9 @@
 #define MIN_BLOCKS 512
 #define TIMER_NS (5ULL * 1000 * 1000 * 1000)
 #define WRITE_BLOCKS 256	/* neighbours written in one transfer */
+#define SLAB (256 * KiB)
+#define HUGE_SLAB (2 * MiB)
+#define SMALL_SLABS 4
 #define SPARE_BLOCKS 64		/* unused ones kept for the next use */
 
 struct meta_freed {
@@ -76,17 +80,63 @@ static struct mblk **hash_slot(struct meta *m, uint64_t off)
 	return pp;
 }
 
-static void blk_free(struct mblk *b)
+/*
+ * Buffers come out of slabs: one by one they would each take two pages, and lie on so many of them
+ * that finding the page costs as much as a look-up. The first slabs are small, for small images;
+ * the others can be huge pages. What is given back is used again; memory goes with the cache.
+ */
+static bool slab_new(struct meta *m)
 {
-	free(b->data);
-	free(b->frozen);
+	size_t size = m->nslab < SMALL_SLABS ? SLAB : HUGE_SLAB;
+	void **v = realloc(m->slab, (m->nslab + 1) * sizeof(*v)), *p;
+
+	if (!v)
+		return false;
+	m->slab = v;
+	if (posix_memalign(&p, size == HUGE_SLAB ? size : 4096, size))
+		return false;
+	if (size == HUGE_SLAB)
+		madvise(p, size, MADV_HUGEPAGE);
+	v[m->nslab++] = p;
+	m->slab_at = p;
+	m->slab_end = m->slab_at + size;
+	return true;
+}
+
+static uint8_t *buf_get(struct meta *m)
+{
+	uint8_t *p = m->bufs;
+
+	if (p) {
+		memcpy(&m->bufs, p, sizeof(m->bufs));
+		return p;
+	}
+	if (m->slab_at == m->slab_end && !slab_new(m))
+		return NULL;
+	p = m->slab_at;
+	m->slab_at += m->bsize;
+	return p;
+}
+
+static void buf_put(struct meta *m, uint8_t *p)
+{
+	if (!p)
+		return;
+	memcpy(p, &m->bufs, sizeof(m->bufs));
+	m->bufs = p;
+}
+
+static void blk_free(struct meta *m, struct mblk *b)
+{
+	buf_put(m, b->data);
+	buf_put(m, b->frozen);
 	free(b);
 }
 
 static void blk_put(struct meta *m, struct mblk *b)
 {
 	if (m->nspare >= SPARE_BLOCKS) {
-		blk_free(b);
+		blk_free(m, b);
 		return;
 	}
 	b->hnext = m->spare;
@@ -110,7 +160,7 @@ static bool blk_spares(struct meta *m, unsigned n)
 		struct mblk *b = calloc(1, sizeof(*b));
 
 		if (b)
-			b->data = file_buf(m->bsize);
+			b->data = buf_get(m);
 		if (!b || !b->data) {
 			free(b);
 			return false;
@@ -167,7 +217,7 @@ static struct mblk *blk_new(struct meta *m, uint64_t off)
 	m->spare = b->hnext;
 	m->nspare--;
 	data = b->data;
-	free(b->frozen);
+	buf_put(m, b->frozen);
 	*b = (struct mblk){ .off = off, .data = data, .state = MBLK_VALID, .slot = m->nblk,
 			    .hnext = *slot, .warm = m->ops_done };
 	list_init(&b->dnode);
@@ -230,7 +280,7 @@ static void read_done(struct io *io)
 	int ret = superseded ? 0 : io->ret;
 
 	if (superseded)
-		free(io->iov1.iov_base);
+		buf_put(m, io->iov1.iov_base);
 	free(r);
 	m->nreading--;
 	list_splice(&waiters, &b->waiters);
@@ -334,7 +384,7 @@ uint8_t *meta_dirty(struct meta *m, struct mblk *b, unsigned rank)
 	assert(b->state == MBLK_VALID && rank < META_RANKS);
 	m->changed = true;
 	if (b->closing && !b->frozen && m->mutant != META_MUTANT_NO_FROZEN) {	/* M3 */
-		uint8_t *copy = file_buf(m->bsize);
+		uint8_t *copy = buf_get(m);
 
 		if (copy) {
 			memcpy(copy, b->data, m->bsize);
@@ -447,7 +497,7 @@ static void epoch_end(struct meta *m)
 			struct mblk *b = list_entry(n, struct mblk, cnode);
 
 			b->closing = false;
-			free(b->frozen);
+			buf_put(m, b->frozen);
 			b->frozen = NULL;
 			/* what did not reach the disk must not be dropped from the cache */
 			if (m->failed && !b->dirty) {
@@ -850,8 +900,11 @@ void meta_destroy(struct meta *m)
 		struct mblk *b = m->spare;
 
 		m->spare = b->hnext;
-		blk_free(b);
+		blk_free(m, b);
 	}
+	while (m->nslab)
+		free(m->slab[--m->nslab]);
+	free(m->slab);
 	free(m->ring);
 	free(m->hash);
 	free(m);

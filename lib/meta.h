@@ -70,6 +70,10 @@ struct meta {
 	unsigned ndirty, nclosing, nreading;
 	struct mblk *spare;		/* blocks without use, by hnext: meta_room() sees to it that they suffice */
 	unsigned nspare;
+	void **slab;			/* memory of all blocks, */
+	unsigned nslab;
+	uint8_t *slab_at, *slab_end;	/* what of the last one was never used, */
+	uint8_t *bufs;			/* and what was given back */
 	struct list dirty[META_RANKS], closing[META_RANKS];
 
 	struct list sync_next;		/* waiters for an epoch that is still to close */
