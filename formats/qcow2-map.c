@@ -352,6 +352,51 @@ static int map_coded(struct tapimg *img, const uint8_t *p, uint64_t cluster, uin
 	return 0;
 }
 
+/*
+ * The usual case by itself: plain data, owned or not, that goes on for as long as was asked.  Whatever
+ * is in the least unusual is left to the long way.  True: answered.
+ */
+static bool map_data(struct tapimg *img, uint64_t off, uint64_t len, struct extent *ext)
+{
+	struct qcow2 *q = qcow2_of(img);
+	const uint64_t unusual = QCOW2_L2_RESERVED | QCOW2_CODED | QCOW2_ZERO | q->cluster_mask;
+	uint64_t in = off & q->cluster_mask, bmask = img->meta->bsize - 1, at, l1, entry, host, n;
+	unsigned index, left;
+	struct mblk *b;
+
+	if (q->extl2 || q->has_data || off >> q->l1_shift >= q->l1_size)
+		return false;
+	at = q->l1_off + (off >> q->l1_shift) * 8;
+	b = meta_peek(img->meta, at);
+	if (!b)
+		return false;
+	b->ref = true;
+	l1 = get_be64(b->data + (at & bmask));
+	if ((l1 & ~QCOW2_COPIED) - q->cluster >= q->host_limit - q->cluster || l1 & q->cluster_mask)
+		return false;
+	index = (off >> q->cluster_bits) & ((1U << q->l2_bits) - 1);
+	at = (l1 & QCOW2_OFF_MASK) + index * 8ULL;
+	b = meta_peek(img->meta, at);
+	if (!b)
+		return false;
+	b->ref = true;
+	entry = get_be64(b->data + (at & bmask));
+	host = entry & QCOW2_OFF_MASK;
+	if (entry & unusual || !host || host >= q->host_limit)
+		return false;
+	n = (in + len + q->cluster_mask) >> q->cluster_bits;
+	left = (1U << q->blk_bits) - (index & ((1U << q->blk_bits) - 1));
+	if (n > left || (n > 1 && run_entries(q, b->data + (at & bmask), n, entry, true) < n))
+		return false;
+	ext->off = off;
+	ext->len = len;
+	ext->type = EXT_DATA;
+	ext->flags = (l1 & entry) >> 63 ? EXT_WRITABLE : 0;
+	ext->file = q->data;
+	ext->host = host + in;
+	return true;
+}
+
 int qcow2_map(struct tapimg *img, uint64_t off, uint64_t len, unsigned flags, struct extent *ext)
 {
 	struct qcow2 *q = qcow2_of(img);
@@ -362,6 +407,8 @@ int qcow2_map(struct tapimg *img, uint64_t off, uint64_t len, unsigned flags, st
 	unsigned n;
 	int ret;
 
+	if (map_data(img, off, len, ext))
+		return 0;
 	ret = qcow2_l1_get(img, off, &l1);
 	if (ret)
 		return ret;
