@@ -373,7 +373,7 @@ static int write_header(struct params *p, const struct layout *l, struct tapimg_
 	uint8_t *buf = NULL;
 	int ret = 0;
 
-	h->l1_size = l->l1_entries;
+	h->l1_size = MAX(l->l1_entries, (uint64_t)1);	/* its cluster is there anyway */
 	h->l1_off = l->l1_at << h->cluster_bits;
 	h->rt_off = l->rt_at << h->cluster_bits;
 	h->rt_clusters = l->rt;

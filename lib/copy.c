@@ -446,11 +446,29 @@ static void salvage_range(struct copier *c, struct pump_slot *s, uint64_t pos, u
 	salvage_range(c, s, pos + half, len - half, bad);
 }
 
+/* Where in the side's range the trouble begins: the first part that cannot be read. */
+static uint64_t first_bad(const struct pump_side *side)
+{
+	uint64_t pos = 0, n;
+
+	for (uint64_t step = COPY_UNIT; step >= SECTOR; step /= 128) {
+		for (; pos < side->len; pos += n) {
+			n = MIN(step, side->len - pos);
+			if (tapimg_pread(side->img, side->buf + pos, n, side->off + pos))
+				break;
+		}
+		if (pos == side->len)
+			return side->off;	/* now all of it could be read */
+	}
+	return side->off + pos;
+}
+
 static int copy_failed(struct pump *p, struct pump_slot *s, unsigned i)
 {
 	struct copier *c = container_of(p, struct copier, p);
 	struct pump_side *side = &s->side[i];
 	struct bad bad = { 0 };
+	uint64_t at;
 
 	if (i == 0 && c->o->flags & TAPIMG_COPY_SALVAGE) {
 		salvage_range(c, s, 0, side->len, &bad);
@@ -458,11 +476,12 @@ static int copy_failed(struct pump *p, struct pump_slot *s, unsigned i)
 			c->o->salvaged(c->o->arg, bad.off, bad.len);
 		return 0;
 	}
+	at = first_bad(side);
 	if (side->img->failure)
 		return err_set(p->err, side->ret, "error while reading at byte %llu of %s: %s",
-			       (unsigned long long)side->off, side->img->name, side->img->failure);
+			       (unsigned long long)at, side->img->name, side->img->failure);
 	return err_errno(p->err, side->ret, "error while reading at byte %llu of %s",
-			 (unsigned long long)side->off, side->img->name);
+			 (unsigned long long)at, side->img->name);
 }
 
 static const struct pump_ops copy_ops = {
@@ -488,10 +507,12 @@ static void copy_sizes(struct copier *c)
 	c->unit = MIN(MAX(cluster, 4 * KiB), COPY_UNIT);
 	if (!cluster)
 		c->unit = COPY_UNIT;
-	if (c->compress || c->changed || o->skip_layers)
+	if (c->changed || o->skip_layers)
 		c->unit = MAX(cluster, 4 * KiB);
 	if (c->compress)
 		c->unit = cluster;		/* C4: one cluster is compressed at a time */
+	if (c->offload)
+		c->unit = 4 * KiB;
 	/* a zero range smaller than a cluster costs more than it gains where it must be written */
 	if (!c->target_zero)
 		c->gran = MAX(c->gran, MIN(cluster, COPY_UNIT));

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-2-Clause
+# convert: a run that fails leaves no target, and an existing one as it was
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+need qemu-img qemu-io python3
+
+head -c 8M /dev/urandom >a.raw
+echo precious >old
+
+# a source that cannot be read to its end: a compressed cluster that is none
+head -c 3M /dev/zero | tr '\0' x >x.raw
+qemu-img convert -c -f raw -O qcow2 x.raw bad.qcow2
+python3 - <<'PY'
+import struct
+with open('bad.qcow2', 'r+b') as f:
+    f.seek(40)
+    l1, = struct.unpack('>Q', f.read(8))
+    f.seek(l1)
+    l2 = struct.unpack('>Q', f.read(8))[0] & 0xfffffffffffe00
+    f.seek(l2 + 8 * 40)
+    entry, = struct.unpack('>Q', f.read(8))
+    assert entry >> 62 & 1
+    f.seek(entry & ((1 << 54) - 1))
+    f.write(b'\xff' * 40)
+PY
+refuses "a bad source, no target" bad.qcow2 'reading at byte 2621440 of bad.qcow2' tapimg convert -O raw bad.qcow2 new.raw
+refuses "a bad source, an old target" old 'bad.qcow2' tapimg convert -O qcow2 bad.qcow2 old
+refuses "no source" old "'nope'" tapimg convert -O qcow2 nope old
+refuses "no such format" old "'foo'" tapimg convert -O foo a.raw old
+refuses "no such option" old "'foo'" tapimg convert -f raw -O qcow2 -o foo=1 a.raw old
+refuses "a bad value" old "cluster.size" tapimg convert -f raw -O qcow2 -o cluster_size=7 a.raw old
+refuses "a backing file that is not there" old "'none.raw'" \
+	tapimg convert -f raw -O qcow2 -B none.raw -F raw a.raw old
+
+# no space: a limit on the size of files; the shell ignores the signal for what it starts
+trap '' XFSZ
+limited() {
+	(ulimit -f 2048 && "$TAPIMG" "$@")
+}
+refuses "no space, no target" a.raw 'full.raw' limited convert -f raw -O qcow2 a.raw full.raw
+refuses "no space, an old target" old 'old' limited convert -f raw -O raw -S 0 a.raw old
+refuses "no space, dd" old 'old' limited dd -f raw if=a.raw of=old
+trap - XFSZ
+
+# a signal: the target goes away, and the program ends by the signal
+for sig in INT TERM HUP; do
+	timeout -s "$sig" 1 "$TAPIMG" convert -f raw -O qcow2 -r 1M a.raw old >out 2>err
+	is "SIG$sig ends it" "$?" 124
+	is "SIG$sig: the old target" "$(cat old)" precious
+	is "SIG$sig: nothing is left" "$(find . -name '*tapimg-*')" ""
+done
+
+# the other way round: success replaces it, with its mode
+chmod 600 old
+works "success" tapimg convert -f raw -O qcow2 a.raw old
+works "success: the new contents" qemu-img compare -q -f raw -F qcow2 a.raw old
+is "success: the mode is kept" "$(stat -c %a old)" 600
+works "onto itself" tapimg convert -f qcow2 -O qcow2 -c old old2
+is "no temporary files" "$(find . -name '*tapimg-*')" ""
+done_testing
