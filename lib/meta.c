@@ -33,7 +33,7 @@
 
 #include "checked.h"
 #include "err.h"
-#include "meta.h"
+#include "meta-impl.h"
 
 #define MIN_BLOCKS 512
 #define TIMER_NS (5ULL * 1000 * 1000 * 1000)
@@ -42,17 +42,6 @@
 #define HUGE_SLAB (2 * MiB)
 #define SMALL_SLABS 4
 #define SPARE_BLOCKS 64		/* unused ones kept for the next use */
-
-struct meta_freed {
-	struct list node;
-	uint64_t off, len, gen;
-};
-
-struct punch {
-	struct io io;
-	struct meta *m;
-	struct list node;
-};
 
 struct meta_read {
 	struct io io;
@@ -67,7 +56,6 @@ struct meta_write {
 };
 
 static void epoch_step(struct meta *m);
-static void release_run(struct meta *m);
 
 /* ------------------------------------------------------------------- blocks */
 
@@ -243,10 +231,10 @@ static void kick_fn(struct task *t)
 	if (!m->running && (!list_empty(&m->sync_next) || !list_empty(&m->room) ||
 			    m->ndirty > m->maxblk / 2))
 		epoch_step(m);
-	release_run(m);
+	meta_release_run(m);
 }
 
-static void meta_kick(struct meta *m)
+void meta_kick(struct meta *m)
 {
 	if (list_empty(&m->kick.node))
 		loop_defer(m->loop, &m->kick);
@@ -680,136 +668,6 @@ void meta_sync(struct meta *m, struct waiter *w)
 	meta_kick(m);
 }
 
-/* ------------------------------------------------------------------- release */
-
-static void freed_add(struct meta *m, struct list *list, uint64_t off, uint64_t len)
-{
-	struct meta_freed *f;
-
-	if (!list_empty(list)) {
-		f = list_entry(list->prev, struct meta_freed, node);
-		if (m->free_align && f->off + f->len == off && is_aligned(off, m->free_align)) {
-			f->len += len;
-			f->gen = m->gen++;
-			return;
-		}
-	}
-	f = calloc(1, sizeof(*f));
-	if (!f)
-		return;		/* leaked in the image, which is allowed at any time */
-	f->off = off;
-	f->len = len;
-	f->gen = m->gen++;
-	m->nfreed++;
-	list_append(list, &f->node);
-}
-
-void meta_free(struct meta *m, uint64_t off, uint64_t len)
-{
-	bool early = m->mutant == META_MUTANT_EARLY_RELEASE;
-
-	m->changed = true;
-	freed_add(m, early ? &m->freed_ready : &m->freed_open, off, len);
-	if (early)
-		meta_kick(m);
-}
-
-void meta_free_unused(struct meta *m, uint64_t off, uint64_t len)
-{
-	freed_add(m, &m->freed_ready, off, len);
-	meta_kick(m);
-}
-
-static void release_wake(struct waiter *w)
-{
-	struct meta *m = container_of(w, struct meta, rel_wait);
-
-	m->releasing = false;
-	if (w->ret) {		/* its counts cannot be read: the space stays leaked */
-		struct list *n = list_pop(&m->freed_ready);
-
-		if (n) {
-			m->nfreed--;
-			free(list_entry(n, struct meta_freed, node));
-		}
-	}
-	release_run(m);
-}
-
-static bool release_may(const struct meta *m, const struct meta_freed *f)
-{
-	if (m->mutant == META_MUTANT_NO_GENERATION || list_empty(&m->users))
-		return true;
-	return list_first(&m->users, struct meta_user, node)->gen > f->gen;	/* M7 */
-}
-
-static void release_run(struct meta *m)
-{
-	while (!m->releasing && !m->failed && !list_empty(&m->freed_ready)) {
-		struct meta_freed *f = list_first(&m->freed_ready, struct meta_freed, node);
-		int ret;
-
-		if (!release_may(m, f))
-			return;
-		meta_op_begin(m);
-		ret = m->ops->release(m->arg, f->off, f->len);
-		if (ret == -EAGAIN) {
-			m->releasing = true;
-			loop_park(m->loop, &m->rel_wait);
-			return;
-		}
-		meta_op_done(m);
-		m->released++;
-		list_del(&f->node);
-		m->nfreed--;
-		free(f);
-	}
-}
-
-void meta_leave(struct meta *m, struct meta_user *u)
-{
-	list_del(&u->node);
-	if (!list_empty(&m->freed_ready))
-		meta_kick(m);
-}
-
-static void punch_done(struct io *io)
-{
-	struct punch *p = container_of(io, struct punch, io);
-
-	list_del(&p->node);
-	free(p);
-}
-
-void meta_punch(struct meta *m, uint64_t off, uint64_t len)
-{
-	struct punch *p;
-
-	if (!m->punch)
-		return;
-	p = calloc(1, sizeof(*p));
-	if (!p)
-		return;
-	p->m = m;
-	p->io = (struct io){ .file = m->file, .op = IO_DISCARD, .off = off, .len = len,
-			     .done = punch_done };
-	list_append(&m->punching, &p->node);
-	file_submit(&p->io);
-}
-
-bool meta_punching(const struct meta *m, uint64_t off, uint64_t len)
-{
-	struct list *n;
-
-	list_for_each(n, &m->punching) {
-		struct punch *p = list_entry(n, struct punch, node);
-
-		if (p->io.off < off + len && off < p->io.off + p->io.len)
-			return true;
-	}
-	return false;
-}
-
 /* --------------------------------------------------------------- life of one */
 
 int meta_new(struct file *file, uint32_t bsize, uint64_t cache, const struct meta_ops *ops,
@@ -844,14 +702,8 @@ int meta_new(struct file *file, uint32_t bsize, uint64_t cache, const struct met
 	list_init(&m->sync_next);
 	list_init(&m->sync_now);
 	list_init(&m->room);
-	list_init(&m->users);
-	list_init(&m->freed_open);
-	list_init(&m->freed_closing);
-	list_init(&m->freed_ready);
-	list_init(&m->punching);
+	meta_release_init(m);
 	list_init(&m->cold_wait);
-	list_init(&m->rel_wait.node);
-	m->rel_wait.wake = release_wake;
 	list_init(&m->kick.node);
 	m->kick.fn = kick_fn;
 	list_init(&m->timer.task.node);
@@ -871,14 +723,6 @@ static bool meta_busy(const struct meta *m)
 	return m->running || m->nreading || !list_empty(&m->punching) || !list_empty(&m->kick.node);
 }
 
-static void freed_discard(struct list *l)
-{
-	struct list *n;
-
-	while ((n = list_pop(l)))
-		free(list_entry(n, struct meta_freed, node));
-}
-
 void meta_destroy(struct meta *m)
 {
 	if (!m)
@@ -886,10 +730,7 @@ void meta_destroy(struct meta *m)
 	while (meta_busy(m) && tapimg_loop_run(m->loop, true) >= 0)
 		;
 	loop_timer_cancel(&m->timer);
-	list_del(&m->rel_wait.node);
-	freed_discard(&m->freed_open);
-	freed_discard(&m->freed_closing);
-	freed_discard(&m->freed_ready);
+	meta_release_end(m);
 	while (m->nblk) {
 		struct mblk *b = m->ring[m->nblk - 1];
 
