@@ -202,7 +202,7 @@ static void slot_start(struct world *w, struct slot *s, const struct load *l)
 	s->id = oracle_now(&w->now);
 	s->busy = true;
 	if (!s->buf && op != TAPIMG_FLUSH) {
-		s->buf = malloc(MAX(MAX_REQ, 1ULL << w->geo.cluster_bits));
+		s->buf = file_buf(MAX(MAX_REQ, 1ULL << w->geo.cluster_bits));
 		if (!s->buf)
 			abort();
 	}

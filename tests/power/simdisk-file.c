@@ -152,7 +152,9 @@ void op_effect(struct sim *s, struct sim_op *op)
 			len = rng_below(&s->rng, len + 1);	/* a part has arrived */
 		if (op->ret == SIM_SHORT)
 			len = len / 2;
-		len = round_down(len, MAX(io->file->align, io->file->discard_align));
+		/* whole sectors, like everything that a disk does */
+		len = round_down(io->off + len, s->cfg.sector);
+		len = round_down(len > io->off ? len - io->off : 0, io->file->align);
 		if (op->ret == SIM_SHORT)
 			op->ret = io->op > IO_WRITE || !len ? -EIO : (int)MIN(len, INT32_MAX);
 		if (!len || io->op == IO_READ || io->op == IO_FLUSH || io->op == IO_DISCARD) {
@@ -401,7 +403,7 @@ int sim_prov_open(struct file_provider *p, struct tapimg_loop *loop, const char 
 	f->priv = n;
 	n->opens++;
 	f->align = s->cfg.align;
-	f->mem_align = s->cfg.align > 1 ? 512 : 1;
+	f->mem_align = s->cfg.align > 1 ? 16 : 1;	/* what malloc gives: the same every time */
 	f->discard_align = s->cfg.align;
 	f->max_io = s->cfg.max_io ? s->cfg.max_io : MiB;
 	f->block_dev = n->block_dev;

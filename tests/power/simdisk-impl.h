@@ -7,7 +7,9 @@
 #include "err.h"
 #include "simdisk.h"
 
+#ifndef SPAN
 #define SPAN (16 * GiB)		/* address space of a file; nothing may grow beyond */
+#endif
 #define PAGE 4096ULL
 #define NO_SIZE UINT64_MAX
 

@@ -33,7 +33,7 @@ struct kind {
 };
 
 static const struct kind kinds[] = {
-	{ "read EIO", 1 << IO_READ, -EIO, true },
+	{ "read EIO", 1 << IO_READ, -EIO, false },
 	{ "write EIO", 1 << IO_WRITE, -EIO, true },
 	{ "flush EIO", 1 << IO_FLUSH, -EIO, true },
 	{ "write ENOSPC", 1 << IO_WRITE, -ENOSPC, true },
@@ -44,7 +44,7 @@ static const struct kind kinds[] = {
 	{ "truncate ENOSPC", SIM_TRUNCATE, -ENOSPC, false },
 	{ "prealloc ENOSPC", SIM_PREALLOC, -ENOSPC, false },
 	{ "rename EIO", SIM_RENAME, -EIO, true },
-	{ "open EIO", SIM_OPEN, -EIO, true },
+	{ "open EIO", SIM_OPEN, -EIO, false },
 	{ "short read", 1 << IO_READ, SIM_SHORT, false },
 	{ "short write", 1 << IO_WRITE, SIM_SHORT, false },
 };

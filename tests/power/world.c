@@ -269,7 +269,7 @@ static bool fill_layer(struct world *w, const char *name, const char *format)
 	struct tapimg_open_opts oo = { .format = format, .flags = TAPIMG_RDWR };
 	struct tapimg_err err = { 0 };
 	unsigned n = rng_range(&w->rng, 0, 25);
-	uint8_t *buf = malloc(256 * KiB);
+	uint8_t *buf = file_buf(256 * KiB);
 	int ret;
 
 	ret = tapimg_open(w->loop, name, &oo, &w->img, &err);
@@ -356,7 +356,7 @@ static bool verify_image(struct world *w, struct tapimg *img, struct oracle *o,
 			 enum oracle_when when, const char *what)
 {
 	uint64_t off, step = rng_pct(&w->rng, 70) ? 256 * KiB : 24 * KiB, len;
-	uint8_t *buf = malloc(step);
+	uint8_t *buf = file_buf(step);
 	uint64_t now = oracle_now(o);
 	int ret;
 
@@ -388,7 +388,7 @@ static bool verify_image(struct world *w, struct tapimg *img, struct oracle *o,
 static bool oracle_matches(struct world *w, struct oracle *o)
 {
 	struct oracle tmp;
-	uint8_t *buf = malloc(64 * KiB);
+	uint8_t *buf = file_buf(64 * KiB);
 	uint64_t off, len, n = 0;
 	bool same = tapimg_size(w->img) == o->size;
 
