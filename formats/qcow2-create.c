@@ -568,7 +568,8 @@ int qcow2_preallocate(struct tapimg *img, uint64_t off, uint64_t len, enum tapim
 		      struct tapimg_err *err)
 {
 	uint64_t end = off + len;
-	struct prealloc_call c = { .img = img, .off = off };
+	/* the cluster around the old end is the disk's already: it holds what is read there now */
+	struct prealloc_call c = { .img = img, .off = round_up(off, img->cluster) };
 	int ret = 0;
 
 	if (how == TAPIMG_PREALLOC_OFF)
