@@ -61,11 +61,9 @@ static int io_breaches(struct sim *s, const struct sim_node *n, const struct io 
 	if (io->op == IO_FLUSH)
 		return 0;
 	if (io->op == IO_ZERO || io->op == IO_DISCARD) {
-		/* the last unit of a file may be a part of one */
-		bool tail = !n->block_dev && io->off + io->len >= f->size;
-
+		/* the last unit of a file may be a part of one, and the file grow meanwhile */
 		if (!is_aligned(io->off, f->discard_align) ||
-		    (!is_aligned(io->len, f->discard_align) && !tail))
+		    (!is_aligned(io->len, f->discard_align) && n->block_dev))
 			breach(s, io, "not aligned to discard_align");
 	} else if (!is_aligned(io->off, f->align) || !is_aligned(io->len, f->align)) {
 		breach(s, io, "not aligned");

@@ -190,6 +190,14 @@ static void ev_persist(struct sim_node *n, struct sim_ev *ev)
 		span_copy(n->dur, ev->off, ev->data, MIN(ev->len, n->dsize - ev->off));
 }
 
+/* Flushed bytes are inside the file, even if the transfer that made it so long is still in flight. */
+static void ev_flush(struct sim_node *n, struct sim_ev *ev)
+{
+	if (!ev->trunc && ev->off + ev->len > n->dsize)
+		n->dsize = ev->off + ev->len;
+	ev_persist(n, ev);
+}
+
 static bool ev_overlap(const struct sim_ev *a, const struct sim_ev *b)
 {
 	return a->trunc || b->trunc || (a->off < b->off + b->len && b->off < a->off + a->len);
@@ -212,12 +220,12 @@ void node_flush(struct sim_node *n, uint64_t seq)
 				break;
 			if (!ev_overlap(below, ev))
 				continue;
-			ev_persist(n, below);
+			ev_flush(n, below);
 			list_del(&below->node);	/* reads as empty: see op_finish */
 			if (below->done)
 				ev_free(below);
 		}
-		ev_persist(n, ev);
+		ev_flush(n, ev);
 		list_del(&ev->node);
 		ev_free(ev);
 		tmp = n->log.next;	/* neighbours may be gone: from the front again */
