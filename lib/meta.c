@@ -419,7 +419,10 @@ uint8_t *meta_fresh(struct meta *m, uint64_t off, unsigned rank)
 
 void meta_op_done(struct meta *m)
 {
-	if (m && m->cold)
+	if (!m)
+		return;
+	m->changed = false;	/* the next look may come through a layer above, which begins its own */
+	if (m->cold)
 		m->ops_done++;
 }
 
