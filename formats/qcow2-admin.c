@@ -385,10 +385,13 @@ static int empty(struct q2 *q)
 		ret = q2_count_l1_tree(q, l1, q->l1_size, &freed);
 	if (!ret)
 		ret = q2_verify(q, &freed, false);
-	if (!ret)
+	/* the first new L1 lies behind what is freed with the old one; the second in front */
+	for (int i = 0; i < 2 && !ret; i++) {
 		ret = replace_l1(q, none, n, &freed);
-	if (!ret)
-		ret = q2_apply(q, &freed, false);
+		if (!ret)
+			ret = q2_apply(q, &freed, false);
+		counts_free(&freed);
+	}
 	if (!ret)
 		ret = q2_flush(q);
 	if (!ret)

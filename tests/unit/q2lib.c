@@ -39,7 +39,8 @@ static void keep_line(void *arg, char severity, const char *line)
 const struct q2_result *q2_check(const char *name, unsigned fix)
 {
 	static struct q2_result r;
-	struct tapimg *img = open_image(name, "qcow2", TAPIMG_CHECK | (fix ? TAPIMG_RDWR : 0));
+	struct tapimg *img = open_image(name, "qcow2", TAPIMG_CHECK | TAPIMG_NO_BACKING |
+					 (fix ? TAPIMG_RDWR : 0));
 	struct tapimg_err err = {0};
 	int ret;
 
@@ -180,6 +181,7 @@ void q2_expect(const char *name, unsigned i, uint8_t byte)
 	ck_assert_int_eq(tapimg_pread(img, buf, CL, i * CL), 0);
 	close_image(img);
 	for (unsigned k = 0; k < CL; k++)
-		ck_assert_msg(buf[k] == byte, "cluster %u, byte %u is %u, not %u", i, k, buf[k], byte);
+		if (buf[k] != byte)	/* each assertion writes to a pipe */
+			ck_abort_msg("cluster %u, byte %u is %u, not %u", i, k, buf[k], byte);
 	free(buf);
 }

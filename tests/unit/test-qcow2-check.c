@@ -430,7 +430,7 @@ int main(void)
 	int failed;
 
 	tcase_add_checked_fixture(t, scratch_enter, scratch_leave);
-	tcase_set_timeout(t, 60);
+	tcase_set_timeout(t, 120);
 	tcase_add_loop_test(t, damage, 0, ARRAY_SIZE(damages));
 	tcase_add_test(t, leaks_only);
 	tcase_add_test(t, unaligned_keeps_bytes);

@@ -276,7 +276,7 @@ int main(void)
 	int failed;
 
 	tcase_add_checked_fixture(t, scratch_enter, scratch_leave);
-	tcase_set_timeout(t, 60);
+	tcase_set_timeout(t, 120);
 	tcase_add_loop_test(t, life, 0, ARRAY_SIZE(kinds));
 	tcase_add_test(t, open_snapshot);
 	tcase_add_test(t, sizes);
