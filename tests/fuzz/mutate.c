@@ -7,6 +7,7 @@
  */
 #include <string.h>
 
+#include "checked.h"
 #include "endian.h"
 #include "fuzz.h"
 
@@ -68,7 +69,7 @@ static uint64_t table_entry(struct rng *r, const uint8_t *d, size_t size, unsign
 		break;
 	case 1: case 2: case 3:
 		base = l1 + 8 * rng_below(r, nl1 < 64 ? nl1 + 1 : 64);
-		if (base + 8 > size)
+		if (!checked_range(base, 8, size))
 			return 0;
 		base = (get_be64(d + base) & mask) + 8 * rng_below(r, cs / 8);
 		break;
@@ -76,7 +77,7 @@ static uint64_t table_entry(struct rng *r, const uint8_t *d, size_t size, unsign
 		base = rt + 8 * rng_below(r, 8);
 		break;
 	case 5:
-		if (rt + 8 > size)
+		if (!checked_range(rt, 8, size))
 			return 0;
 		base = (get_be64(d + rt) & mask) + 2 * rng_below(r, 40);
 		break;
