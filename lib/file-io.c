@@ -549,8 +549,14 @@ static void read_fin(struct io *io)
 static void submit_read(struct io *io)
 {
 	struct file *f = io->file;
+	bool inside = checked_range(io->off, io->len, f->size);
 
-	if (checked_range(io->off, io->len, f->size) && io_fits(io)) {
+	/* who writes to it meanwhile may have made it longer */
+	if (!inside && (f->flags & (FILE_SHARE | FILE_RDWR)) == FILE_SHARE && f->ops->refresh) {
+		f->ops->refresh(f);
+		inside = checked_range(io->off, io->len, f->size);
+	}
+	if (inside && io_fits(io)) {
 		backend_submit(io, read_fin);
 	} else {
 		front(io)->fin = read_walk_fin;

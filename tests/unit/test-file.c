@@ -169,6 +169,25 @@ START_TEST(a_file_cut_by_somebody_else)
 }
 END_TEST
 
+START_TEST(a_shared_file_grows_under_its_reader)
+{
+	struct file *w, *r;
+	char buf[4] = "";
+
+	make("f", "hello", 5);
+	w = must_open("f", FILE_RDWR);
+	r = must_open("f", FILE_SHARE);
+	ck_assert_int_eq(file_pread(r, buf, 4, 5000), 0);
+	ck_assert_int_eq(buf[0], 0);
+	ck_assert_int_eq(file_pwrite(w, "abc", 3, 5000), 0);
+	ck_assert_int_eq(file_pread(r, buf, 4, 5000), 0);
+	ck_assert_int_eq(memcmp(buf, "abc", 4), 0);
+	file_close(r);
+	file_close(w);
+	ck_assert_int_eq(unlink("f"), 0);
+}
+END_TEST
+
 /* ------------------------------------------------------------------ names */
 
 START_TEST(renaming_replaces)
@@ -453,6 +472,7 @@ int main(void)
 	tcase_add_test(tc, creating_and_emptying);
 	tcase_add_test(tc, descriptors_by_name);
 	tcase_add_test(tc, a_file_cut_by_somebody_else);
+	tcase_add_test(tc, a_shared_file_grows_under_its_reader);
 	tcase_add_test(tc, renaming_replaces);
 	tcase_add_test(tc, providers_are_asked_by_scheme);
 	tcase_add_test(tc, holes_are_found);
