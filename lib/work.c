@@ -18,6 +18,7 @@
 #include "loop-impl.h"
 
 #define BLOCKING_MAX 16
+#define WAKE_BATCH 8		/* finished jobs that wake the loop although others wait to be run */
 
 struct work_slots {
 	void *ptr[WORK_SLOTS];
@@ -89,6 +90,9 @@ static void *crew_thread(void *arg)
 		w->run(w);
 		pthread_mutex_lock(&p->lock);
 		pool_finished(p, w);
+		/* with more to do here the loop may sleep on for a while: that wakes it less often */
+		if (!list_empty(&c->queue) && p->nfinished < WAKE_BATCH)
+			continue;
 		pthread_mutex_unlock(&p->lock);
 		pool_wake_loop(p);
 		pthread_mutex_lock(&p->lock);
