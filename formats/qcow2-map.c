@@ -352,11 +352,23 @@ static int map_coded(struct tapimg *img, const uint8_t *p, uint64_t cluster, uin
 	return 0;
 }
 
+/* A guest's write there would hit a table: the entry is wrong, whatever else it looks like. */
+static bool hits_table(const struct qcow2 *q, uint64_t host, uint64_t len)
+{
+	uint64_t end = host + len, l1_end = q->h.l1_off + round_up(q->h.l1_size * 8ULL, q->cluster);
+
+	if (q->has_data)
+		return false;
+	return (host < l1_end && q->h.l1_off < end) ||
+	       (host < q->rt_off + q->rt_entries * 8 && q->rt_off < end);
+}
+
 /*
  * The usual case by itself: plain data, owned or not, that goes on for as long as was asked.  Whatever
  * is in the least unusual is left to the long way.  True: answered.
  */
-static bool map_data(struct tapimg *img, uint64_t off, uint64_t len, struct extent *ext)
+static bool map_data(struct tapimg *img, uint64_t off, uint64_t len, unsigned flags,
+		     struct extent *ext)
 {
 	struct qcow2 *q = qcow2_of(img);
 	const uint64_t unusual = QCOW2_L2_RESERVED | QCOW2_CODED | QCOW2_ZERO | q->cluster_mask;
@@ -388,6 +400,8 @@ static bool map_data(struct tapimg *img, uint64_t off, uint64_t len, struct exte
 	left = (1U << q->blk_bits) - (index & ((1U << q->blk_bits) - 1));
 	if (n > left || (n > 1 && run_entries(q, b->data + (at & bmask), n, entry, true) < n))
 		return false;
+	if (flags & MAP_WRITE && hits_table(q, host, in + len))
+		return false;
 	ext->off = off;
 	ext->len = len;
 	ext->type = EXT_DATA;
@@ -407,7 +421,7 @@ int qcow2_map(struct tapimg *img, uint64_t off, uint64_t len, unsigned flags, st
 	unsigned n;
 	int ret;
 
-	if (map_data(img, off, len, ext))
+	if (map_data(img, off, len, flags, ext))
 		return 0;
 	ret = qcow2_l1_get(img, off, &l1);
 	if (ret)
@@ -455,5 +469,9 @@ out:
 	ext->flags = r.flags;
 	ext->file = q->data;
 	ext->host = r.host + in;
+	if (flags & MAP_WRITE && r.type == EXT_DATA && r.flags & EXT_WRITABLE &&
+	    hits_table(q, ext->host, ext->len))
+		return image_corrupt(img, "the data of offset 0x%" PRIx64 " lies in a table, at 0x%" PRIx64,
+				     off, ext->host);
 	return 0;
 }

@@ -379,6 +379,29 @@ START_TEST(tables_are_never_handed_out)
 }
 END_TEST
 
+/* Entries that lead a guest's write into the L1 or the refcount table are not followed. */
+START_TEST(tables_are_never_written_as_data)
+{
+	struct tapimg *img = made(64 * M, "cluster_size=65536");
+	uint64_t table[] = { qcow2_of(img)->rt_off, qcow2_of(img)->l1_off }, l2;
+	uint8_t before[65536], after[65536];
+	int fd;
+
+	put(img, 0, 3 * 65536, 1);
+	l2 = map(img, 0, 1).host - 65536;
+	close_image(img);
+	poke64("a", l2 + 8 * _i, table[_i] | QCOW2_COPIED);
+	fd = open("a", O_RDONLY);
+	ck_assert_int_gt(pread(fd, before, sizeof(before), table[_i]), 0);
+	img = open_image("a", "qcow2", TAPIMG_RDWR);
+	ck_assert_int_eq(tapimg_pwrite(img, "x", 1, 65536 * _i + 77), -EUCLEAN);
+	tapimg_close(img, NULL);
+	ck_assert_int_gt(pread(fd, after, sizeof(after), table[_i]), 0);
+	ck_assert_int_eq(memcmp(before, after, sizeof(after)), 0);
+	close(fd);
+}
+END_TEST
+
 START_TEST(refusals)
 {
 	struct tapimg_open_opts o = { .format = "qcow2", .flags = TAPIMG_RDWR };
@@ -598,6 +621,7 @@ int main(void)
 	tcase_add_test(t, space_is_used_again);
 	tcase_add_test(t, damage_is_named_and_marked);
 	tcase_add_test(t, tables_are_never_handed_out);
+	tcase_add_loop_test(t, tables_are_never_written_as_data, 0, 2);
 	tcase_add_test(t, refusals);
 	tcase_add_test(t, unknown_autoclear_bits_go_with_the_first_writer);
 	tcase_add_loop_test(t, options_that_cannot_be, 0, ARRAY_SIZE(bad_options));
