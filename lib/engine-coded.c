@@ -82,7 +82,9 @@ static void *decode_target(const struct piece *p)
 {
 	if (p->unit)
 		return p->unit->data;
-	return p->out ? p->out : p->req->iov[0].iov_base;
+	if (p->out)
+		return p->out;
+	return (char *)p->req->iov[0].iov_base + (p->off - p->req->off);
 }
 
 static void decode_run(struct work *w)
@@ -136,7 +138,7 @@ static void coded_read_done(struct io *io)
 /* Can the whole unit be decoded into the caller's buffer? */
 static bool decodes_in_place(const struct piece *p)
 {
-	return p->len == p->ext.unit_len && p->len == p->req->len && p->req->iovcnt == 1;
+	return p->len == p->ext.unit_len && p->req->iovcnt == 1;
 }
 
 void coded_read(struct piece *p)
