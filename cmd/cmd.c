@@ -38,6 +38,7 @@ int print_text(FILE *out, const char *text)
 	return n;
 }
 
+__attribute__((format(printf, 3, 0)))
 static void message(const struct cli *c, const char *kind, const char *fmt, va_list ap)
 {
 	char *text;

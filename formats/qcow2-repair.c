@@ -242,7 +242,7 @@ static int move_cluster(struct mend *m, struct verdict *v, uint64_t weight)
 {
 	struct check *c = m->c;
 	struct q2 *q = &c->q;
-	uint64_t from = v->entry & QCOW2_OFF_MASK, to;
+	uint64_t from = v->entry & QCOW2_OFF_MASK, to = 0;
 	int ret = q2_read(q, m->buf, q->csize, from, "a misplaced cluster");
 
 	if (!ret)

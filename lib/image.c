@@ -64,6 +64,7 @@ uint64_t image_cache_size(const struct tapimg *img, uint64_t total)
 
 /* ------------------------------------------------------------------- failures */
 
+__attribute__((format(printf, 2, 0)))
 static void fail_text(struct tapimg *img, const char *fmt, va_list ap)
 {
 	if (!img->failure && vasprintf(&img->failure, fmt, ap) < 0)
