@@ -238,20 +238,42 @@ static bool do_bitmap(struct world *w)
 
 static bool do_amend(struct world *w)
 {
-	struct tapimg_opt opt = { "lazy_refcounts", rng_pct(&w->rng, 50) ? "on" : "off" };
+	static const struct tapimg_opt all[] = {
+		{ "lazy_refcounts", "on" }, { "lazy_refcounts", "off" }, { "compat", "1.1" },
+		{ "compat", "0.10" }, { "refcount_bits", "16" }, { "refcount_bits", "64" },
+		{ "refcount_bits", "8" },
+	};
+	const struct tapimg_opt *opt = &all[rng_below(&w->rng, ARRAY_SIZE(all))];
 	struct tapimg_err err = { 0 };
 	int ret;
 
-	if (w->geo.v2)
-		return true;
 	w->pend = PEND_OTHER;
-	if (opt.value[1] == 'n')
-		w->geo.lazy = true;	/* may have become so, whatever comes */
-	ret = tapimg_amend(w->img, &opt, 1, &err);
+	/* may have become so, whatever comes */
+	if (!strcmp(opt->value, "on"))
+		w->geo.lazy = true;
+	if (!strcmp(opt->value, "0.10"))
+		w->geo.v2 = true;
+	ret = tapimg_amend(w->img, opt, 1, &err);
 	if (interrupted(w, "amend", ret, &err))
 		return false;
 	w->pend = PEND_NONE;
 	return ret ? refused(w, "amend", ret, &err) : true;
+}
+
+/* Takes over what comes from below, and stands alone from then on. */
+static bool do_rebase(struct world *w)
+{
+	struct tapimg_err err = { 0 };
+	int ret;
+
+	if (!w->geo.below || have_snaps(w))
+		return true;
+	w->pend = PEND_OTHER;
+	ret = tapimg_rebase(w->img, NULL, NULL, NULL, rng_pct(&w->rng, 20), NULL, NULL, &err);
+	if (interrupted(w, "rebase", ret, &err))
+		return false;
+	w->pend = PEND_NONE;
+	return ret ? refused(w, "rebase", ret, &err) : true;
 }
 
 bool admin_do(struct world *w, enum admin what)
@@ -265,13 +287,14 @@ bool admin_do(struct world *w, enum admin what)
 	case ADMIN_COMMIT: return do_commit(w);
 	case ADMIN_BITMAP: return do_bitmap(w);
 	case ADMIN_AMEND: return do_amend(w);
+	case ADMIN_REBASE: return do_rebase(w);
 	}
 	return true;
 }
 
 bool admin_run(struct world *w)
 {
-	static const unsigned weights[] = { 25, 20, 12, 13, 12, 13, 5 };
+	static const unsigned weights[] = { 23, 20, 12, 13, 12, 12, 5, 3 };
 	unsigned x = rng_below(&w->rng, 100), what = 0;
 
 	while (x >= weights[what])

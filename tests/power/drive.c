@@ -107,7 +107,7 @@ bool run_seed(uint64_t seed, const struct opts *o, struct totals *t)
 
 	if (!w)
 		abort();
-	alarm(120);
+	world_watch(60);
 	world_init(w, seed, o);
 	world_draw(w);
 	if (o->verbose) {
@@ -157,6 +157,6 @@ bool run_seed(uint64_t seed, const struct opts *o, struct totals *t)
 	t->qemu += w->qemu_runs;
 	world_exit(w);
 	free(w);
-	alarm(0);
+	world_watch(0);
 	return ok;
 }

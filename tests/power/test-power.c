@@ -55,12 +55,12 @@ static int standard(struct opts *o, struct plan *p)
 	unsigned bad = 0;
 
 	p->to = UINT64_MAX;
-	p->total = is_long ? 100000 : 1200;
+	p->total = is_long ? 100000 : 2500;
 	p->seconds = is_long ? 0 : 40;
 	bad += campaign(o, p) != 0;
 	o->cold = true;
 	p->from = 5000000;
-	p->total = is_long ? 10000 : 300;
+	p->total = is_long ? 10000 : 600;
 	p->seconds = is_long ? 0 : 20;
 	bad += campaign(o, p) != 0;
 	printf("%u passed, %u failed, 0 skipped\n", 2 - bad, bad);

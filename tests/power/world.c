@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "checked.h"
@@ -25,6 +26,15 @@ bool wfail(struct world *w, const char *fmt, ...)
 	vsnprintf(w->fail, sizeof(w->fail), fmt, ap);
 	va_end(ap);
 	return false;
+}
+
+/* Whatever hangs spins, for time does not pass otherwise; the alarm is for a machine in trouble. */
+void world_watch(unsigned seconds)
+{
+	struct itimerval t = { .it_value = { .tv_sec = seconds } };
+
+	setitimer(ITIMER_PROF, &t, NULL);
+	alarm(20 * seconds);
 }
 
 bool wexcused(const struct world *w)

@@ -102,6 +102,7 @@ bool wfail(struct world *w, const char *fmt, ...) __attribute__((format(printf, 
 bool wdead(const struct world *w);	/* no power, or a violation */
 bool wexcused(const struct world *w);	/* no power, or a fault was injected: operations may fail */
 
+void world_watch(unsigned seconds);	/* kills the process that takes longer; 0: never mind */
 void world_init(struct world *w, uint64_t seed, const struct opts *o);
 void world_exit(struct world *w);
 
@@ -137,7 +138,7 @@ bool run_seed(uint64_t seed, const struct opts *o, struct totals *t);
 
 /* admin.c: operations on the open, idle image. false: no power, a fault, or a violation */
 enum admin { ADMIN_RESIZE, ADMIN_SNAP_CREATE, ADMIN_SNAP_APPLY, ADMIN_SNAP_DELETE, ADMIN_COMMIT,
-	     ADMIN_BITMAP, ADMIN_AMEND };
+	     ADMIN_BITMAP, ADMIN_AMEND, ADMIN_REBASE };
 bool admin_do(struct world *w, enum admin what);
 bool admin_run(struct world *w);	/* any */
 
