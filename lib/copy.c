@@ -30,6 +30,7 @@
 #define COPY_MAX_DEPTH 64
 #define COPY_PIECE MiB
 #define COPY_PIECE_MAX (16 * MiB)
+#define COPY_IN_FLIGHT (32 * MiB)
 #define COPY_UNIT (64 * KiB)		/* gaps below this are read over */
 #define COPY_ZERO_MAX GiB		/* one ZERO request */
 #define OFFLOAD_PIECE (16 * MiB)
@@ -520,6 +521,8 @@ static void copy_sizes(struct copier *c)
 		piece = OFFLOAD_PIECE;
 	c->p.piece = MIN(MAX(MAX(piece, c->unit), c->gran), COPY_PIECE_MAX);
 	c->p.depth = MIN(o->depth ? o->depth : COPY_DEPTH, COPY_MAX_DEPTH);
+	/* bytes in flight stay bounded, but for two pieces of whatever size */
+	c->p.depth = MIN(c->p.depth, MAX(COPY_IN_FLIGHT / c->p.piece, 2));
 	/* where the processor moves the bytes, more pieces than processors only push each other out */
 	if (dst->file->copies && c->srcs[0]->file->copies && !c->compress)
 		c->p.depth = MIN(c->p.depth, work_threads(dst->loop) + 1);

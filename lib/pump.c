@@ -13,6 +13,8 @@
 
 #define PUMP_WRITES 128		/* write requests in flight; one piece may need many */
 
+#define RATE_SLACK_NS 50000000ULL
+
 struct pump_write {
 	struct list node;
 	struct tapimg_req req;
@@ -305,8 +307,9 @@ static void rate_charge(struct pump *p, uint64_t bytes)
 {
 	uint64_t now = loop_now(p->loop);
 
-	if (p->allowed_ns < now)
-		p->allowed_ns = now;
+	/* what was not used is lost, but for a moment's worth: being late must not add up */
+	if (p->allowed_ns + RATE_SLACK_NS < now)
+		p->allowed_ns = now - RATE_SLACK_NS;
 	p->allowed_ns += (uint64_t)((double)bytes * 1e9 / (double)p->rate);
 }
 

@@ -27,8 +27,8 @@ for opts in "-O raw" "-O qcow2" "-O qcow2 -c"; do
 	# shellcheck disable=SC2086
 	exits "salvage $opts" 0 'bytes 196608 to 327679
 bytes 2621440 to 2686975
-196608 bytes in all' tapimg convert --salvage $opts bad.qcow2 new
-	works "salvage $opts: the rest" tapimg compare -f raw a.raw new
+196608 bytes in all' tapimg convert --salvage $opts bad.qcow2 rescued
+	works "salvage $opts: the rest" tapimg compare -f raw a.raw rescued
 done
-works "nothing to salvage, nothing said" tapimg convert --salvage -f raw -O raw a.raw new
+works "nothing to salvage, nothing said" tapimg convert --salvage -f raw -O raw a.raw rescued
 done_testing
