@@ -164,7 +164,9 @@ static int upgrade(struct tapimg *img, struct tapimg_err *err)
 		h.refcount_order = 4;
 		h.incompat = h.compat = h.autoclear = 0;
 		ret = qcow2_features_add(&h);
-		if (!ret && q2_header_put(&q, &h)) {	/* perhaps there is only no room for names */
+		if (!ret)
+			ret = q2_header_put(&q, &h);
+		if (ret == -ENOSPC) {	/* perhaps only the names of features have no room */
 			qcow2_ext_set(&h, QCOW2_EXT_FEATURES, NULL, 0);
 			ret = q2_header_put(&q, &h);
 		}

@@ -6,7 +6,8 @@
  * for every point of the record, the disk is made that a power cut there may leave: what was
  * flushed, and of the rest nothing, all, or some sectors by chance.  Each such disk must have no
  * damage but leaks, must hold the old contents or the new, and must be clean once leaks are
- * repaired.  Rules A1 to A4 of qcow2-adm.h.
+ * repaired.  The same goes for the disk that an operation leaves of which one write failed.
+ * Rules A1 to A4 of qcow2-adm.h.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -37,6 +38,8 @@ static struct disk disk;
 static struct rec *recs;
 static unsigned nrecs;
 static bool recording;
+static unsigned fail_at;	/* the how manieth write or flush from here fails; 0: none */
+static bool faulty, failed;	/* operations may fail; one has */
 
 static void disk_size(struct disk *d, uint64_t size)
 {
@@ -90,6 +93,10 @@ static void mem_submit(struct io *io)
 	uint64_t off = io->off;
 	int ret = 0;
 
+	if (fail_at && io->op != IO_READ && !--fail_at) {
+		io_complete(io, -EIO);
+		return;
+	}
 	switch (io->op) {
 	case IO_READ:
 		for (int i = 0; i < io->iovcnt; off += io->iov[i++].iov_len)
@@ -304,6 +311,36 @@ static void all_cuts(const struct disk *base, const struct state *old, const str
 	free(durable.data);
 }
 
+/* Each write and flush in turn fails, once. */
+static void all_faults(const struct disk *base, const struct state *old, const struct state *new,
+		       void (*op)(struct tapimg *img))
+{
+	struct tapimg_open_opts o = {.format = "qcow2", .flags = TAPIMG_RDWR | TAPIMG_NO_BACKING};
+	struct tapimg *img;
+
+	faulty = true;
+	for (unsigned k = 1; ; k++) {
+		bool met;
+
+		disk_copy(&disk, base);
+		fail_at = k;
+		failed = tapimg_open(loop, NAME, &o, &img, NULL);
+		if (!failed) {
+			op(img);
+			if (tapimg_close(img, NULL))
+				failed = true;
+		}
+		met = !fail_at;
+		fail_at = 0;
+		if (!met)
+			break;
+		ck_assert_msg(failed, "%s, kind %d: a failure of write %u goes unnoticed", what, kind_no,
+			      k);
+		judge(k, -1, old, new);
+	}
+	faulty = false;
+}
+
 static void cut_everywhere(const char *name, void (*op)(struct tapimg *img))
 {
 	struct disk base = {0};
@@ -321,6 +358,11 @@ static void cut_everywhere(const char *name, void (*op)(struct tapimg *img))
 	recording = false;
 	look(&new, 0);
 	all_cuts(&base, &old, &new);
+	all_faults(&base, &old, &new, op);
+	disk_copy(&disk, &base);
+	img = open_image(NAME, "qcow2", TAPIMG_RDWR | TAPIMG_NO_BACKING);
+	op(img);
+	close_image(img);
 	for (unsigned i = 0; i < nrecs; i++)
 		free(recs[i].data);
 	free(recs);
@@ -335,7 +377,8 @@ static struct tapimg_err err;
 
 static void must(int ret)
 {
-	ck_assert_msg(!ret, "%s: %d %s", what, ret, err.text);
+	failed |= ret != 0;
+	ck_assert_msg(faulty || !ret, "%s: %d %s", what, ret, err.text);
 }
 
 static void op_create(struct tapimg *img)
