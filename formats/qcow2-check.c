@@ -286,6 +286,19 @@ static int walk_snapshots(struct check *c, struct q2_snap **by)
 	return ret;
 }
 
+static void check_extra(struct check *c, const struct q2_snap *s)
+{
+	if (s->stored_extra > QCOW2_MAX_SNAP_EXTRA)
+		check_say(c, 'E', "ERROR snapshot %.32s has %u bytes of extra data (at most %u)", s->id,
+			  s->stored_extra, QCOW2_MAX_SNAP_EXTRA);
+	else if (c->q.version >= 3 && !s->size_known)
+		check_say(c, 'E', "ERROR snapshot %.32s has %u bytes of extra data, which tell no disk size",
+			  s->id, s->stored_extra);
+	else
+		return;
+	c->snaps_cut = true;
+}
+
 static int check_snapshots(struct check *c)
 {
 	struct q2 *q = &c->q;
@@ -309,12 +322,7 @@ static int check_snapshots(struct check *c)
 	if (q->data_file)
 		check_say(c, 'E', "ERROR internal snapshots in an image with an external data file");
 	for (uint32_t i = 0; i < c->snaps.n; i++)
-		if (c->snaps.s[i].stored_extra > QCOW2_MAX_SNAP_EXTRA) {
-			c->snaps_cut = true;
-			check_say(c, 'E', "ERROR snapshot %.32s has %u bytes of extra data (at most %u)",
-				  c->snaps.s[i].id, c->snaps.s[i].stored_extra,
-				  QCOW2_MAX_SNAP_EXTRA);
-		}
+		check_extra(c, &c->snaps.s[i]);
 	ret = claim(c, q->snap_off, c->snaps.bytes, "snapshot table", 0, &ok);
 	by = malloc(c->snaps.n * sizeof(*by));
 	if (!by)

@@ -35,7 +35,7 @@ struct check {
 	struct area *areas;
 	unsigned nareas, cap_areas;
 
-	bool snaps_cut;			/* snapshot table has extra data that repair cuts */
+	bool snaps_cut;			/* the snapshot table has extra data too long or too short */
 	bool rt_broken;			/* refcount structures are to be rebuilt */
 	bool raise, lower;		/* some counts are too low, too high */
 	bool entries;			/* some L1 or L2 entry is to be mended */

@@ -7,7 +7,7 @@
  *	   damaged, new ones are built at the end of the file and the header switched to them (A3);
  *	2. counts that are too high go down: nothing refers to those clusters;
  *	3. entries of L1 and L2 tables are mended, each right before and after;
- *	4. the snapshot table is written anew where its extra data was too long.
+ *	4. the snapshot table is written anew where its extra data was too long or too short.
  * Nothing is lowered, and no COPIED set, while a part of the image could not be followed.
  *
  * What happens to an L2 entry that cannot be right:
@@ -59,10 +59,14 @@ static int want_block(struct rebuild *r, uint64_t b)
 static uint64_t rebuild_start(struct rebuild *r)
 {
 	struct q2 *q = r->q;
-	uint64_t start = MAX(r->refs->end, (q->rt_off >> q->bits) + (q->rt_size * 8ULL >> q->bits));
+	uint64_t start = r->refs->end, table = q->rt_size * 8ULL;
 
+	/* where they claim to be is believed only inside the file */
+	if (checked_range(q->rt_off, table, round_up(q->end, q->csize)))
+		start = MAX(start, (q->rt_off + table) >> q->bits);
 	for (uint64_t i = 0; q->rt && i < q->rt_size; i++)
-		start = MAX(start, (q->rt[i] >> q->bits) + 1);
+		if (q->rt[i] < q->end)
+			start = MAX(start, (q->rt[i] >> q->bits) + 1);
 	return q->f->block_dev ? start : MAX(start, div_up(q->end, q->csize));
 }
 
@@ -478,8 +482,7 @@ int check_repair(struct check *c, unsigned fix)
 	if (!ret && errors && c->snaps_cut) {
 		ret = q2_snaps_store(&c->q, &c->snaps);
 		if (!ret)
-			check_say(c, 'R', "Extra data of snapshots has been cut to %u bytes",
-				  QCOW2_MAX_SNAP_EXTRA);
+			check_say(c, 'R', "The snapshot table has been written anew, with extra data of a valid length");
 	}
 	return ret;
 }

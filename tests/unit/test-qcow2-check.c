@@ -213,6 +213,23 @@ static void snapshot_extra(void)
 	q2_poke(at + 36, 2000, 4);
 }
 
+static void snapshot_short_extra(void)
+{
+	struct tapimg *img = open_image(IMG, "qcow2", TAPIMG_RDWR);
+	uint64_t at;
+
+	ck_assert_int_eq(tapimg_snapshot_create(img, "one", NULL), 0);
+	close_image(img);
+	at = q2_peek(QH_SNAP_OFF, 8);
+	q2_poke(at + 40 + 8, 0x316f6e65, 4);
+	q2_poke(at + 36, 8, 4);
+}
+
+static void rt_far(void)
+{
+	q2_poke(QH_RT_OFF, 1ULL << 50, 8);
+}
+
 static void copied_shared(void)
 {
 	struct tapimg *img = open_image(IMG, "qcow2", TAPIMG_RDWR);
@@ -271,6 +288,8 @@ static const struct damage damages[] = {
 	{"subclusters both", sub_both, "extended_l2=on", 1, 0, "both allocated and zero", -1, -1, 0},
 	{"subclusters nowhere", sub_nowhere, "extended_l2=on", 1, 0, "no place", -1, 20, 0},
 	{"long extra data", snapshot_extra, NULL, 1, 0, "extra data", -1, -1, 0},
+	{"short extra data", snapshot_short_extra, NULL, 1, 0, "no disk size", 2, -1, 0},
+	{"table far past the end", rt_far, NULL, 20, 0, "no place in the file", -1, -1, 0},
 	{"COPIED though shared", copied_shared, NULL, 1, 0, "2 references", 2, -1, 0},
 	{"bitmap counted too often", bitmap_reserved, NULL, 0, 1, "Leaked", 3, -1, 0},
 };
