@@ -23,6 +23,7 @@ int q2_parse(struct q2 *q)
 {
 	const uint8_t *h = q->head;
 	const char *name = q->img->name;
+	bool lax = q->img->flags & TAPIMG_CHECK;	/* what is wrong is a finding there, no failure */
 
 	q->version = get_be32(h + 4);
 	q->bits = get_be32(h + 20);
@@ -46,14 +47,17 @@ int q2_parse(struct q2 *q)
 		return err_set(q->err, -EUCLEAN, "%s: refcount order %u", name, q->order);
 	if (q->l1_size > QCOW2_MAX_L1 / 8)
 		return err_set(q->err, -EUCLEAN, "%s: L1 table of %u entries", name, q->l1_size);
-	if (get_be32(h + 56) > QCOW2_MAX_RT >> q->bits)
-		return err_set(q->err, -EUCLEAN, "%s: refcount table of %u clusters", name,
-			       get_be32(h + 56));
-	if (q->nsnap > QCOW2_MAX_SNAPSHOTS)
+	q->rt_size = get_be32(h + 56) << (q->bits - 3);
+	if (get_be32(h + 56) > QCOW2_MAX_RT >> q->bits) {
+		q->rt_size = 0;
+		if (!lax)
+			return err_set(q->err, -EUCLEAN, "%s: refcount table of %u clusters", name,
+				       get_be32(h + 56));
+	}
+	if (q->nsnap > QCOW2_MAX_SNAPSHOTS && !lax)
 		return err_set(q->err, -EUCLEAN, "%s: %u snapshots", name, q->nsnap);
 	q->rb_bits = q->bits + 3 - q->order;
 	q->l2_bits = q->bits - (q->ext_l2 ? 4 : 3);
-	q->rt_size = get_be32(h + 56) << (q->bits - 3);
 	return 0;
 }
 

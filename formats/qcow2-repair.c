@@ -115,6 +115,8 @@ static int rebuild_block(struct rebuild *r, uint64_t b, uint8_t *buf)
 			r->values_no = no;
 		}
 		v = r->values[c & (COUNT_CHUNK - 1)];
+		if (v > max && r->order == q->order)
+			v = max;	/* repair goes as far as the width allows */
 		if (v > max)
 			return err_set(q->err, -E2BIG,
 				       "%s: cluster at 0x%llx has %llu references, which %u bits cannot hold",

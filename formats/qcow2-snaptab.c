@@ -125,6 +125,8 @@ int q2_snaps_load(struct q2 *q, struct q2_snaps *t, bool lax)
 	memset(t, 0, sizeof(*t));
 	if (!q->nsnap)
 		return 0;
+	if (q->nsnap > QCOW2_MAX_SNAPSHOTS)
+		return err_set(q->err, -EUCLEAN, "%s: %u snapshots", q->img->name, q->nsnap);
 	if (!q2_table_ok(q, q->snap_off, 1))
 		return err_set(q->err, -EUCLEAN, "%s: snapshot table at 0x%llx: not a place for it",
 			       q->img->name, (unsigned long long)q->snap_off);

@@ -225,6 +225,11 @@ static void snapshot_short_extra(void)
 	q2_poke(at + 36, 8, 4);
 }
 
+static void rt_huge(void)
+{
+	q2_poke(QH_RT_CLUSTERS, 0xfffffff0, 4);
+}
+
 static void rt_far(void)
 {
 	q2_poke(QH_RT_OFF, 1ULL << 50, 8);
@@ -289,6 +294,7 @@ static const struct damage damages[] = {
 	{"subclusters nowhere", sub_nowhere, "extended_l2=on", 1, 0, "no place", -1, 20, 0},
 	{"long extra data", snapshot_extra, NULL, 1, 0, "extra data", -1, -1, 0},
 	{"short extra data", snapshot_short_extra, NULL, 1, 0, "no disk size", 2, -1, 0},
+	{"table too long", rt_huge, NULL, 20, 0, "no place in the file", -1, -1, 0},
 	{"table far past the end", rt_far, NULL, 20, 0, "no place in the file", -1, -1, 0},
 	{"COPIED though shared", copied_shared, NULL, 1, 0, "2 references", 2, -1, 0},
 	{"bitmap counted too often", bitmap_reserved, NULL, 0, 1, "Leaked", 3, -1, 0},
