@@ -532,6 +532,11 @@ static int copy_check(struct copier *c, uint64_t *total)
 {
 	struct tapimg *dst = c->p.dst;
 
+	for (unsigned i = 0; i < c->n; i++)
+		if (c->srcs[i]->loop != dst->loop)
+			return err_set(c->p.err, -EINVAL, "the images belong to different loops");
+	if (!dst->writable)
+		return err_set(c->p.err, -EROFS, "%s: not open for writing", dst->name);
 	if ((c->o->src_off || c->o->src_len) &&
 	    (c->n != 1 || !checked_range(c->o->src_off, c->o->src_len, c->srcs[0]->size)))
 		return err_set(c->p.err, -EINVAL, "the window lies outside of the source");
