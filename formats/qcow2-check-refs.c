@@ -72,9 +72,11 @@ static int check_structures(struct check *c)
 
 static const char *area_name(struct check *c, uint64_t cl)
 {
+	uint64_t rt = c->q.rt_off >> c->q.bits;
+
 	if (counts_get(&c->blocks, cl))
 		return "refcount block";
-	if (cl >= c->q.rt_off >> c->q.bits && cl - (c->q.rt_off >> c->q.bits) < c->q.rt_size * 8ULL >> c->q.bits)
+	if (cl >= rt && cl - rt < c->q.rt_size * 8ULL >> c->q.bits)
 		return "refcount table";
 	for (unsigned i = 0; i < c->nareas; i++)
 		if (cl >= c->areas[i].first && cl - c->areas[i].first < c->areas[i].n)
