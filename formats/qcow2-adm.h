@@ -64,6 +64,8 @@ int q2_set_feature(struct q2 *q, unsigned field, uint64_t clear, uint64_t set);	
 
 /* an aligned range of whole clusters that may hold metadata */
 bool q2_table_ok(const struct q2 *q, uint64_t off, uint64_t bytes);
+/* The same, and the file reaches that far: what is read there is not zeroes from beyond its end. */
+bool q2_table_there(const struct q2 *q, uint64_t off, uint64_t bytes);
 
 uint64_t q2_ref_max(unsigned order);
 int q2_refcount(struct q2 *q, uint64_t cluster, uint64_t *value);

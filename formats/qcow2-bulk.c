@@ -91,12 +91,17 @@ bool q2_table_ok(const struct q2 *q, uint64_t off, uint64_t bytes)
 	       checked_range(off, bytes, 1ULL << 56);
 }
 
+bool q2_table_there(const struct q2 *q, uint64_t off, uint64_t bytes)
+{
+	return q2_table_ok(q, off, bytes) && checked_range(off, bytes, round_up(q->end, q->csize));
+}
+
 int q2_load_rt(struct q2 *q)
 {
 	uint64_t bytes = (uint64_t)q->rt_size * 8;
 	int ret;
 
-	if (!bytes || !q2_table_ok(q, q->rt_off, bytes))
+	if (!bytes || !q2_table_there(q, q->rt_off, bytes))
 		return err_set(q->err, -EUCLEAN, "%s: refcount table of %llu bytes at 0x%llx",
 			       q->img->name, (unsigned long long)bytes,
 			       (unsigned long long)q->rt_off);

@@ -45,7 +45,7 @@ static int check_structures(struct check *c)
 	uint64_t first = q->rt_off >> q->bits, n = bytes >> q->bits;
 	int ret;
 
-	if (!bytes || !q2_table_ok(q, q->rt_off, bytes) || q->rt_off >= q->end) {
+	if (!bytes || !q2_table_there(q, q->rt_off, bytes)) {
 		check_say(c, 'E', "ERROR refcount table of %llu bytes at 0x%llx: no place in the file",
 			  (unsigned long long)bytes, (unsigned long long)q->rt_off);
 		c->rt_broken = true;

@@ -129,7 +129,7 @@ static int claim(struct check *c, uint64_t off, uint64_t bytes, const char *what
 	uint64_t first = off >> q->bits, n = div_up(bytes, q->csize);
 	int ret;
 
-	*ok = q2_table_ok(q, off, bytes) && checked_range(off, bytes, round_up(q->end, q->csize));
+	*ok = q2_table_there(q, off, bytes);
 	if (!*ok) {
 		check_say(c, 'E', "ERROR %s %u: 0x%llx, %llu bytes: %s", what, index,
 			  (unsigned long long)off, (unsigned long long)bytes,

@@ -68,15 +68,24 @@ static int snap_end(struct snap_op *o, int ret)
 	return q2_end(&o->q, ret, true);
 }
 
+static int find(struct q2 *q, struct q2_snaps *t, const char *id, struct q2_snap **s)
+{
+	*s = q2_snaps_find(t, id);
+	if (!*s)
+		return err_set(q->err, -ENOENT, "%s: there is no snapshot '%s'", q->img->name, id);
+	if ((*s)->l1_size > QCOW2_MAX_L1 / 8)
+		return err_set(q->err, -EFBIG, "%s: snapshot '%s' has an L1 table of %u entries",
+			       q->img->name, id, (*s)->l1_size);
+	if ((*s)->l1_size && !q2_table_there(q, (*s)->l1_off, (*s)->l1_size * 8ULL))
+		return err_set(q->err, -EUCLEAN,
+			       "%s: snapshot '%s': the L1 table of %u entries at 0x%llx is not aligned, or reaches beyond the end of the file",
+			       q->img->name, id, (*s)->l1_size, (unsigned long long)(*s)->l1_off);
+	return 0;
+}
+
 static int snap_find(struct snap_op *o, const char *id, struct q2_snap **s)
 {
-	*s = q2_snaps_find(&o->snaps, id);
-	if (!*s)
-		return err_set(o->q.err, -ENOENT, "%s: there is no snapshot '%s'", o->q.img->name, id);
-	if ((*s)->l1_size > QCOW2_MAX_L1 / 8)
-		return err_set(o->q.err, -EFBIG, "%s: snapshot '%s' has an L1 table of %u entries",
-			       o->q.img->name, id, (*s)->l1_size);
-	return 0;
+	return find(&o->q, &o->snaps, id, s);
 }
 
 static uint64_t l1_bytes(const struct q2 *q, uint64_t entries)
@@ -356,14 +365,11 @@ int qcow2_snap_open(struct tapimg *img, const char *id, struct tapimg_err *err)
 	if (!ret)
 		ret = q2_snaps_load(&q, &t, false);
 	if (!ret)
-		s = q2_snaps_find(&t, id);
-	if (!ret && !s)
-		ret = err_set(err, -ENOENT, "%s: there is no snapshot '%s'", img->name, id);
+		ret = find(&q, &t, id, &s);
 	if (!ret) {
 		shift = q.bits + q.l2_bits;
 		need = (s->disk_size >> shift) + !is_aligned(s->disk_size, 1ULL << shift);
-		if (s->disk_size > INT64_MAX || need > s->l1_size || s->l1_size > QCOW2_MAX_L1 / 8 ||
-		    (s->l1_size && !q2_table_ok(&q, s->l1_off, s->l1_size * 8ULL)))
+		if (s->disk_size > INT64_MAX || need > s->l1_size)
 			ret = err_set(err, -EUCLEAN,
 				      "%s: snapshot '%s': disk of %llu bytes, L1 table of %u entries at 0x%llx",
 				      img->name, id, (unsigned long long)s->disk_size, s->l1_size,

@@ -33,9 +33,10 @@ int q2_read_l1(struct q2 *q, uint64_t off, uint64_t n, uint64_t **l1)
 		return err_errno(q->err, -ENOMEM, "%s: L1 table", q->img->name);
 	if (!n)
 		return 0;
-	if (!q2_table_ok(q, off, n * 8))
-		return err_set(q->err, -EUCLEAN, "%s: L1 table at 0x%llx: not a place for it",
-			       q->img->name, (unsigned long long)off);
+	if (!q2_table_there(q, off, n * 8))
+		return err_set(q->err, -EUCLEAN,
+			       "%s: a table of %llu bytes at 0x%llx is not aligned, or not in the file",
+			       q->img->name, (unsigned long long)n * 8, (unsigned long long)off);
 	ret = q2_read(q, t, n * 8, off, "an L1 table");
 	for (uint64_t i = 0; !ret && i < n; i++)
 		t[i] = get_be64(&t[i]);

@@ -268,6 +268,40 @@ START_TEST(damaged)
 }
 END_TEST
 
+/* The L1 of a snapshot beyond the end of the file is not a disk of zeroes. */
+START_TEST(beyond_the_end)
+{
+	struct tapimg_open_opts o = {.format = "qcow2", .snapshot = "one"};
+	uint64_t size, table, l1;
+
+	q2_make(IMG, DISK, NULL);
+	q2_fill_file(IMG, 0, 16, 1);
+	snap("create", "one", 0);
+	size = q2_file_size(IMG);
+	table = q2_peek(QH_SNAP_OFF, 8);
+	l1 = q2_peek(table, 8);
+	for (unsigned i = 0; i < 3; i++) {
+		static const uint64_t far[] = {0, 1ULL << 30, 1ULL << 55};
+		uint64_t off = i ? far[i] : round_up(size, CL);
+
+		q2_poke(table, off, 8);
+		ck_assert_int_eq(open_fails(IMG, &o, &err), -EUCLEAN);
+		ck_assert_msg(strstr(err.text, "'one'") && strstr(err.text, "0x"), "%s", err.text);
+		snap("apply", "one", -EUCLEAN);
+		ck_assert_msg(strstr(err.text, "'one'") && strstr(err.text, "0x"), "%s", err.text);
+		snap("delete", "one", -EUCLEAN);
+		ck_assert_uint_eq(snaps(), 1);
+		ck_assert_uint_eq(q2_file_size(IMG), size);
+		for (unsigned k = 0; k < 16; k++)
+			q2_expect(IMG, k, k + 1);
+	}
+	q2_poke(table, l1, 8);
+	snap("apply", "one", 0);
+	q2_expect(IMG, 5, 6);
+	q2_clean(IMG);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("qcow2 snapshots");
@@ -286,6 +320,7 @@ int main(void)
 	tcase_add_test(t, compressed);
 	tcase_add_test(t, peer);
 	tcase_add_test(t, damaged);
+	tcase_add_test(t, beyond_the_end);
 	suite_add_tcase(s, t);
 	r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);
