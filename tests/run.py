@@ -84,7 +84,21 @@ def environment(opt, src):
     return env
 
 
-def command(opt, kind, prog, src):
+def inputs(src, tmp):
+    """Folders with inputs for the fuzz targets: what was found once, and images of all kinds."""
+    found = []
+    kept = os.path.join(src, 'tests', 'fuzz', 'corpus')
+    if os.path.isdir(kept):
+        found.append(kept)
+    if shutil.which('qemu-img') and shutil.which('qemu-io'):
+        seeds = os.path.join(tmp, 'seeds')
+        subprocess.run(['bash', os.path.join(src, 'tests', 'fuzz', 'make-seeds.sh'), seeds],
+                       stdout=subprocess.DEVNULL, check=True)
+        found.append(seeds)
+    return found
+
+
+def command(opt, kind, prog, src, tmp):
     prog = os.path.abspath(prog)
     if prog.endswith('.py'):
         return [sys.executable, prog]
@@ -95,15 +109,11 @@ def command(opt, kind, prog, src):
                 '--errors-for-leak-kinds=definite', '--trace-children=no',
                 '--suppressions=' + os.path.join(src, 'tests', 'valgrind.supp'), prog]
     if kind == 'fuzz':
-        name = os.path.basename(prog)
-        name = name[:-5] if name.endswith('-live') else name
-        seeds = os.path.join(src, 'tests', 'fuzz', 'corpus')
-        own = os.path.join(seeds, name[len('fuzz-'):])
-        seeds = own if os.path.isdir(own) else seeds
+        seeds = inputs(src, tmp)
         if opt.fuzz:
             return [prog, f'-max_total_time={opt.fuzz}', '-rss_limit_mb=2048', '-timeout=20',
-                    '-print_final_stats=1', 'new', seeds]
-        return [prog, seeds]
+                    '-print_final_stats=1', 'new', *seeds]
+        return [prog, *seeds]
     return [prog]
 
 
@@ -118,7 +128,7 @@ def run(opt, kind, prog, src, env):
         env['CK_TIMEOUT_MULTIPLIER'] = '50'
     limit = (opt.fuzz + 300) if opt.fuzz else LIMIT_LONG if opt.long else LIMIT
     begin = time.monotonic()
-    child = subprocess.Popen(command(opt, kind, prog, src), cwd=tmp, env=env,
+    child = subprocess.Popen(command(opt, kind, prog, src, tmp), cwd=tmp, env=env,
                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, start_new_session=True)
     try:
