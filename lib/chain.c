@@ -82,6 +82,11 @@ static int below_map(struct tapimg *img, uint64_t off, uint64_t len, unsigned fl
 	if (off - e->off >= e->len) {
 		/* from the start of the piece, so that its other parts find the answer as well */
 		ret = layers_map(img->backing, start, off - start + len, flags, 1, 0, ext);
+		if (ret == -EAGAIN)
+			return ret;
+		/* what is wrong with its neighbours is not this part's business */
+		if (ret && start != off)
+			return layers_map(img->backing, off, len, flags, 1, 0, ext);
 		if (!ret && ext->off + ext->len <= off)
 			ret = layers_map(img->backing, off, len, flags, 1, 0, ext);
 		if (ret)

@@ -226,6 +226,8 @@ static void coded_reserve(struct piece *p)
 		return;
 	}
 	meta_op_done(img->meta);
+	if (ret == -ENOSPC && space_wait(p))
+		return;
 	if (ret) {
 		piece_abort(p, ret);
 		return;

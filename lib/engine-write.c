@@ -13,6 +13,7 @@
 #include "checked.h"
 #include "engine.h"
 
+#define SPACE_TRIES 8			/* epochs that a request without space waits for */
 #define ZERO_BY_WRITING (256 * KiB)	/* up to here zeroes are written rather than asked for */
 
 static void copyup_step(struct piece *p);
@@ -161,6 +162,24 @@ static bool split_ready(struct piece *p, uint64_t len)
 		return false;
 	}
 	piece_ready(rest);
+	return true;
+}
+
+/*
+ * No space is left, but some has been freed that waits for its epoch, for requests under way, or for
+ * being discarded. The waiting is bounded: requests may be waiting for each other's end.
+ */
+bool space_wait(struct piece *p)
+{
+	struct meta *m = p->img->meta;
+
+	if (!m || m->failed || p->img->failed || p->nospace == SPACE_TRIES ||
+	    (!m->nfreed && list_empty(&m->punching)))
+		return false;
+	p->nospace++;
+	req_reenter(p->req);
+	p->wait.ret = 0;
+	meta_sync(m, &p->wait);
 	return true;
 }
 
@@ -438,6 +457,8 @@ static void write_reserve(struct piece *p)
 		return;
 	}
 	meta_op_done(img->meta);
+	if (ret == -ENOSPC && space_wait(p))
+		return;
 	if (ret) {
 		piece_abort(p, ret);
 		return;
@@ -546,6 +567,8 @@ static void unmap_step(struct piece *p)
 			return;
 		}
 		meta_op_done(img->meta);
+		if (ret == -ENOSPC && space_wait(p))
+			return;
 		if (ret) {
 			piece_abort(p, ret);
 			return;

@@ -69,6 +69,7 @@ static void piece_free(struct piece *p)
 	p->viov = NULL;
 	p->buf = p->out = NULL;
 	p->zero = p->encoded = p->rewrite = p->early = false;
+	p->nospace = 0;
 	if (e->nfree < FREE_PIECES) {
 		list_push(&e->free, &p->node);
 		e->nfree++;
@@ -212,16 +213,22 @@ static void req_callback(struct task *t)
 	req->done(req);
 }
 
+static void req_defer(struct req_priv *r)
+{
+	r->task.fn = req_callback;
+	loop_defer(r->img->loop, &r->task);
+}
+
 static void req_finish(struct tapimg_req *req)
 {
 	struct req_priv *r = req_priv(req);
+	const struct engine *e = &r->img->eng;
 
-	if (r->img->eng.submitting) {		/* E4 */
-		r->task.fn = req_callback;
-		loop_defer(r->img->loop, &r->task);
-	} else {
+	/* E4; and whoever is called may run the loop, for which the pumps must not be in the way */
+	if (e->submitting || e->pumping || e->coded_pumping)
+		req_defer(r);
+	else
 		req_callback(&r->task);
-	}
 }
 
 static void req_synced(struct waiter *w)
@@ -229,7 +236,7 @@ static void req_synced(struct waiter *w)
 	struct req_priv *r = container_of(w, struct req_priv, wait);
 
 	r->ret = w->ret;
-	req_finish(container_of(r, struct tapimg_req, priv));
+	req_defer(r);
 }
 
 static void sync_done(struct io *io)
@@ -242,6 +249,16 @@ static void req_leave(struct req_priv *r)
 	if (r->user_held) {
 		r->user_held = false;
 		meta_leave(r->img->meta, &r->user);
+	}
+}
+
+void req_reenter(struct tapimg_req *req)
+{
+	struct req_priv *r = req_priv(req);
+
+	if (r->user_held && r->pieces == 1) {
+		meta_leave(r->img->meta, &r->user);
+		meta_enter(r->img->meta, &r->user);
 	}
 }
 

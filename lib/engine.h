@@ -16,7 +16,8 @@
  * E2 The mapping is published (commit) only when the data it refers to has been written.
  * E3 A request enters the top image's list of users before its first look-up and leaves it after
  *    its last transfer, so that nothing it was told of is reused meanwhile (meta.c, M7).
- * E4 Callbacks never run from inside tapimg_submit().
+ * E4 Callbacks never run from inside tapimg_submit(), nor from inside the engine's own queues: they may
+ *    submit, and run the loop.
  */
 #ifndef ENGINE_H
 #define ENGINE_H
@@ -61,6 +62,7 @@ struct piece {
 	enum tapimg_op op;		/* ZERO becomes WRITE with zero set where it has to be written */
 	bool zero;			/* the data are zeroes */
 	bool lock_held, slow_held, reserved, encoded;
+	uint8_t nospace;		/* so often it has waited for freed space to be released */
 	bool early;			/* META_MUTANT_EARLY_COMMIT: published already */
 	bool rewrite;			/* a ZERO that has to be written as data */
 	uint64_t off, len;		/* guest range */
@@ -110,7 +112,11 @@ void piece_copy_out(struct piece *p, const void *src);	/* into the request's buf
 void piece_io(struct piece *p, enum io_op op, struct file *file, uint64_t host, uint64_t len,
 	      const struct iovec *iov, int iovcnt, void (*done)(struct io *));
 
+/* what a request of one piece was told so far no longer matters: freed space need not wait for it */
+void req_reenter(struct tapimg_req *req);
+
 /* engine-write.c */
+bool space_wait(struct piece *p);	/* after -ENOSPC: true if it waits and will try again */
 void write_step(struct piece *p);
 bool piece_lock(struct piece *p, uint64_t off, uint64_t end);	/* false: it waits */
 void piece_unlock(struct piece *p);

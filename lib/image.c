@@ -106,7 +106,8 @@ int image_settle(struct tapimg *img)
 	engine_drain(img);
 	if (!(img->flags & TAPIMG_RDWR))
 		return 0;
-	if (img->meta && !img->failed) {
+	if (img->meta) {
+		/* damage met in an image does not end the writes that were made before */
 		ret = meta_settle(img->meta);
 		for (unsigned i = 0; i < img->meta->nfiles; i++) {
 			r = file_flush(img->meta->files[i]);

@@ -381,6 +381,32 @@ START_TEST(never_from_submit)	/* E4 */
 }
 END_TEST
 
+static int nested_ret;
+
+static void nested_done(struct tapimg_req *req)
+{
+	nested_ret = tapimg_pread(&img, back, 512, 9 * UNIT);
+	call_done(req);
+}
+
+START_TEST(callback_may_run_the_loop)	/* E4 */
+{
+	struct call c;
+
+	/* both reads wait for metadata, and are answered from the engine's queue */
+	toy.again = 1;
+	nested_ret = 1;
+	memset(&c, 0, sizeof(c));
+	c.iov[0] = (struct iovec){ buf, 512 };
+	c.req = (struct tapimg_req){ .op = TAPIMG_READ, .len = 512, .iov = c.iov, .iovcnt = 1,
+				     .done = nested_done };
+	tapimg_submit(&img, &c.req);
+	run_dry();
+	ck_assert(c.done);
+	ck_assert_int_eq(nested_ret, 0);
+}
+END_TEST
+
 START_TEST(fill_from_below)
 {
 	memset(store + 40 * UNIT, 0x42, UNIT);
@@ -600,6 +626,7 @@ int main(void)
 	tcase_add_test(tc, publish_after_data);
 	tcase_add_test(tc, one_reservation_per_unit);
 	tcase_add_test(tc, never_from_submit);
+	tcase_add_test(tc, callback_may_run_the_loop);
 	tcase_add_test(tc, fill_from_below);
 	tcase_add_test(tc, fill_with_zeroes);
 	tcase_add_test(tc, clean_is_not_filled);
