@@ -341,8 +341,13 @@ static int simf_status(struct file *f, uint64_t off, uint64_t *len, bool *data)
 	uint64_t end = off + *len, o = round_down(off, PAGE) + PAGE;
 
 	*data = n->stale || page_touched(n, off / PAGE);
-	while (o < end && (n->stale || page_touched(n, o / PAGE) == *data))
-		o += PAGE;
+	while (o < end && o < n->hi && page_touched(n, o / PAGE) == *data) {
+		bool word = !(o / PAGE % 64) && o / PAGE < n->touched_pages;
+
+		o += word && n->touched[o / PAGE / 64] == (*data ? UINT64_MAX : 0) ? 64 * PAGE : PAGE;
+	}
+	if (o >= n->hi && (n->stale || !*data))
+		o = end;	/* all alike from here on */
 	*len = MIN(o, end) - off;
 	return 0;
 }

@@ -568,8 +568,8 @@ uint64_t sim_hash(struct sim *s)
 
 		for (c = n->name; *c; c++)
 			h = (h ^ (uint8_t)*c) * 0x100000001b3ULL;
-		for (i = 0; i < end; i++)
-			h = (h ^ n->vol[i]) * 0x100000001b3ULL;
+		for (i = 0; i < end; i += 8)	/* beyond the end there are zeroes */
+			h = (h ^ *(uint64_t *)(n->vol + i)) * 0x9e3779b97f4a7c15ULL;
 		h ^= n->vsize;
 	}
 	return h;
