@@ -378,7 +378,11 @@ enum tapimg_prealloc { TAPIMG_PREALLOC_OFF, TAPIMG_PREALLOC_METADATA, TAPIMG_PRE
 int tapimg_resize(struct tapimg *img, uint64_t size, enum tapimg_prealloc prealloc, bool shrink,
 		  struct tapimg_err *err);
 
-/** Rewrites only the name and format of the backing file (NULL: none). */
+/**
+ * Rewrites only the name and format of the backing file (NULL: none).  The chain that is open stays
+ * as it is, and serves requests; what else would change the image is refused with -ESTALE until it
+ * is opened again.
+ */
 int tapimg_set_backing(struct tapimg *img, const char *name, const char *format,
 		       struct tapimg_err *err);
 
@@ -455,7 +459,8 @@ uint64_t tapimg_committed(const struct tapimg *img);
 
 /**
  * Makes @img a child of @new_backing (opened read-only; NULL: none) without changing what it
- * reads: clusters that would differ are copied into it, then the name is switched.
+ * reads: clusters that would differ are copied into it, then the name is switched, as by
+ * tapimg_set_backing().
  */
 int tapimg_rebase(struct tapimg *img, struct tapimg *new_backing, const char *name, const char *format,
 		  bool compress, tapimg_progress *progress, void *arg, struct tapimg_err *err);

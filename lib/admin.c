@@ -14,6 +14,12 @@
 
 enum { ADMIN_READ, ADMIN_WRITE };
 
+int image_rechained(const struct tapimg *img, struct tapimg_err *err)
+{
+	return err_set(err, -ESTALE, "%s: its backing file has been changed: it has to be closed and "
+		       "opened again first", img->name);
+}
+
 static int admin_begin(struct tapimg *img, bool able, const char *what, int mode,
 		       struct tapimg_err *err)
 {
@@ -27,6 +33,8 @@ static int admin_begin(struct tapimg *img, bool able, const char *what, int mode
 			       img->failure ? img->failure : strerror(-img->failed));
 	if (mode == ADMIN_WRITE && !img->writable)
 		return err_set(err, -EROFS, "%s: is not open for writing", img->name);
+	if (mode == ADMIN_WRITE && img->rechained)
+		return image_rechained(img, err);
 	ret = image_settle(img);
 	if (ret && mode == ADMIN_WRITE)
 		return err_errno(err, ret, "%s: writing what was left to be written", img->name);
@@ -193,6 +201,7 @@ int tapimg_set_backing(struct tapimg *img, const char *name, const char *format,
 	} else {
 		free(img->backing_path);
 		img->backing_path = path;
+		img->rechained = true;
 	}
 	return admin_end(img, ret, &e, err);
 }
@@ -209,6 +218,8 @@ int tapimg_amend(struct tapimg *img, const struct tapimg_opt *opts, unsigned nop
 	if (ret)
 		return err_set(err, ret, "%s: %s", img->name, e.text);
 	ret = img->fmt->amend(img, opts, nopts, &e);
+	for (unsigned i = 0; i < nopts; i++)
+		img->rechained |= !ret && !strcmp(opts[i].name, "backing_file");
 	return admin_end(img, ret, &e, err);
 }
 

@@ -24,6 +24,8 @@ static int commit_check(struct tapimg *img, struct tapimg *base, unsigned n, boo
 {
 	if (!n || !base)
 		return err_set(err, -EINVAL, "%s: there is no layer %u to commit to", img->name, n);
+	if (img->rechained)
+		return image_rechained(img, err);
 	if (!base->writable || (empty && !img->writable))
 		return err_set(err, -EROFS, "%s: not open for writing",
 			       base->writable ? img->name : base->name);

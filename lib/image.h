@@ -44,6 +44,7 @@ struct tapimg {
 	bool writable;			/* opened for writing, and nothing has gone wrong */
 	int failed;			/* negative errno once the image can no longer be written */
 	bool corrupt;			/* corruption was found while running */
+	bool rechained;			/* the backing file that is stored is not the one that is open */
 	struct engine eng;
 	struct below *below;
 
@@ -82,6 +83,8 @@ void image_fail(struct tapimg *img, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 /* Corruption met in hot code: marks, keeps the text, returns -EUCLEAN. */
 int image_corrupt(struct tapimg *img, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* For what would take the open chain for the stored one: -ESTALE, explained. */
+int image_rechained(const struct tapimg *img, struct tapimg_err *err);
 /* Idle, everything durable, nothing waiting for release. For administrative calls. */
 int image_settle(struct tapimg *img);
 /*

@@ -184,6 +184,8 @@ int tapimg_rebase(struct tapimg *img, struct tapimg *new_backing, const char *na
 		return err_set(err, -EINVAL, "the images belong to different loops");
 	if (!img->writable)
 		return err_set(err, -EROFS, "%s: not open for writing", img->name);
+	if (img->rechained)
+		return image_rechained(img, err);
 	r.p.piece = MAX(REBASE_PIECE, r.unit);
 	ret = pump_run(&r.p);
 	if (ret)

@@ -18,7 +18,7 @@ static bool refused(struct world *w, const char *what, int ret, const struct tap
 	w->refused++;
 	switch (ret) {
 	case -ENOTSUP: case -EINVAL: case -EBUSY: case -EEXIST: case -ENOENT: case -ERANGE:
-	case -EOVERFLOW: case -EFBIG: case -E2BIG: case -EPERM:
+	case -EOVERFLOW: case -EFBIG: case -E2BIG: case -EPERM: case -ESTALE:
 		if (err->text[0]) {
 			if (w->o->verbose)
 				printf("  %s refused: %s\n", what, err->text);
