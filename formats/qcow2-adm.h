@@ -45,12 +45,16 @@ struct q2 {
 	uint32_t rt_size;		/* entries */
 	uint64_t *rt;			/* refcount table, host order; offsets only, reserved bits kept */
 	uint64_t end;			/* length of the file in bytes */
+	uint64_t wseq;			/* writes to the file before this operation */
 	uint64_t hint;			/* no free cluster below this one */
 };
 
 /* ---- qcow2-bulk.c: state, big I/O, counts ---- */
 int q2_begin(struct q2 *q, struct tapimg *img, struct tapimg_err *err);
-/* Frees; if @ret is 0 and @changed the driver's state is read again.  Returns @ret or that failure. */
+/*
+ * Frees; if @changed the driver's state is read again, whatever @ret.  If that fails after something
+ * was written, nobody may write through the old state: image_fail().  Returns @ret or that failure.
+ */
 int q2_end(struct q2 *q, int ret, bool changed);
 int q2_load_rt(struct q2 *q);		/* checks every entry; -EUCLEAN names the first bad one */
 int q2_parse(struct q2 *q);		/* fields from head */

@@ -12,6 +12,7 @@
  * before a table entry names them, the table before the header does.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "qcow2-adm.h"
 
@@ -71,6 +72,7 @@ int q2_begin(struct q2 *q, struct tapimg *img, struct tapimg_err *err)
 	q->f = img->file;
 	q->err = err;
 	q->end = q->f->size;
+	q->wseq = q->f->wseq;
 	ret = q2_read(q, small, sizeof(small), 0, "the header");
 	if (ret)
 		return ret;
@@ -133,6 +135,9 @@ int q2_end(struct q2 *q, int ret, bool changed)
 	if (changed) {
 		int r2 = qcow2_reload(q->img, ret ? NULL : q->err);
 
+		/* what is in memory may lead to clusters that have just been freed */
+		if (r2 && q->f->wseq != q->wseq)
+			image_fail(q->img, r2, "reading the changed header: %s", strerror(-r2));
 		if (!ret)
 			ret = r2;
 	}

@@ -767,8 +767,13 @@ int qcow2_check(struct tapimg *img, unsigned fix, struct tapimg_check *out,
 		ret = q2_set_feature(&c->q, QH_INCOMPAT, marks, 0);
 		changed = true;
 	}
-	if (!ret && changed)
-		ret = qcow2_reload(img, err);
+	if (changed) {
+		int r2 = qcow2_reload(img, ret ? NULL : err);
+
+		if (r2)
+			image_fail(img, r2, "reading the header after a repair: %s", strerror(-r2));
+		ret = ret ? ret : r2;
+	}
 	check_free(c);
 	free(c);
 	return ret;

@@ -88,12 +88,16 @@ static void mem_write(struct io *io)
 	record(REC_WRITE, io->off, io->len, disk.data + io->off);
 }
 
+static unsigned head_reads, head_fail;	/* reads of the header; the one that fails, 0: none */
+
 static void mem_submit(struct io *io)
 {
 	uint64_t off = io->off;
 	int ret = 0;
 
-	if (fail_at && io->op != IO_READ && !--fail_at) {
+	bool head = io->op == IO_READ && !io->off && ++head_reads == head_fail;
+
+	if (head || (fail_at && io->op != IO_READ && !--fail_at)) {
 		io_complete(io, -EIO);
 		return;
 	}
@@ -655,6 +659,75 @@ START_TEST(downgrade_backed)
 }
 END_TEST
 
+static const struct {
+	const char *name;
+	void (*op)(struct tapimg *img);
+} changes[] = {
+	{"create", op_create}, {"apply", op_apply}, {"delete", op_delete}, {"grow", op_grow},
+	{"shrink", op_shrink}, {"backing file", op_backing}, {"refcount_bits=64", op_wide},
+};
+
+/*
+ * The header cannot be read again after a change: what is in memory leads to space that has been
+ * freed, and nothing is written through it any more.
+ */
+START_TEST(header_unreadable)
+{
+	struct disk base = {0};
+	struct state old, new;
+	struct tapimg *img;
+	unsigned n;
+
+	build(1, true);
+	what = changes[_i].name;
+	look(&old, 0);
+	disk_copy(&base, &disk);
+	img = open_image(NAME, "qcow2", TAPIMG_RDWR | TAPIMG_NO_BACKING);
+	head_reads = 0;
+	changes[_i].op(img);
+	n = head_reads;
+	close_image(img);
+	look(&new, 0);
+	faulty = true;
+	for (unsigned last = 0; last < 2; last++) {	/* its beginning, then all of it */
+		disk_copy(&disk, &base);
+		img = open_image(NAME, "qcow2", TAPIMG_RDWR | TAPIMG_NO_BACKING);
+		failed = false;
+		head_reads = 0;
+		head_fail = n - last;
+		changes[_i].op(img);
+		ck_assert_msg(failed, "%s: %u", what, last);
+		for (uint64_t off = 0; off < old.size / 3; off += 65536)
+			ck_assert_msg(tapimg_pwrite(img, "x", 1, off), "%s: written at %llu", what,
+				      (unsigned long long)off);
+		tapimg_close(img, NULL);
+		head_fail = 0;
+		judge(last, -1, &old, &new);
+	}
+	faulty = false;
+	free(base.data);
+}
+END_TEST
+
+/* An operation that is refused before it has written leaves the image writable all the same. */
+START_TEST(header_unreadable_unchanged)
+{
+	struct tapimg *img;
+
+	build(1, true);
+	img = open_image(NAME, "qcow2", TAPIMG_RDWR | TAPIMG_NO_BACKING);
+	head_reads = 0;
+	ck_assert_int_eq(tapimg_snapshot_apply(img, "none", &err), -ENOENT);
+	head_fail = head_reads;
+	head_reads = 0;
+	ck_assert_int_eq(tapimg_snapshot_apply(img, "none", &err), -ENOENT);
+	head_fail = 0;
+	must(tapimg_pwrite(img, "x", 1, 0));
+	close_image(img);
+	ck_assert_uint_eq(q2_check(NAME, 0)->c.corruptions, 0);
+}
+END_TEST
+
 static void enter(void)
 {
 	scratch_enter();
@@ -685,6 +758,8 @@ int main(void)
 	tcase_add_loop_test(t, bitmaps, 0, 2);
 	tcase_add_test(t, table_grows);
 	tcase_add_test(t, downgrade_backed);
+	tcase_add_loop_test(t, header_unreadable, 0, ARRAY_SIZE(changes));
+	tcase_add_test(t, header_unreadable_unchanged);
 	suite_add_tcase(s, t);
 	r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);
