@@ -111,7 +111,8 @@ def command(opt, kind, prog, src, tmp):
     if kind == 'fuzz':
         seeds = inputs(src, tmp)
         if opt.fuzz:
-            return [prog, f'-max_total_time={opt.fuzz}', '-rss_limit_mb=2048', '-timeout=20',
+            return [prog, f'-max_total_time={opt.fuzz}', '-rss_limit_mb=2048', '-malloc_limit_mb=512',
+                    '-timeout=20', '-max_len=65536',
                     '-print_final_stats=1', 'new', *seeds]
         return [prog, *seeds]
     return [prog]
