@@ -209,6 +209,14 @@ static void offload_job(struct pump_slot *s)
 	}
 }
 
+static void offload_over(struct pump_slot *s)
+{
+	if (s->job_ret)
+		file_written(s->p->dst->file, 0, 0);
+	else
+		file_written(s->p->dst->file, s->off, s->len);
+}
+
 /* One file as another's copy, sharing its blocks where the file system can.  Holes stay holes. */
 static bool clone_whole(struct copier *c)
 {
@@ -220,7 +228,7 @@ static bool clone_whole(struct copier *c)
 		return false;
 	if (ioctl(fd_out, FICLONE, fd_in))
 		return false;
-	dst->file->wseq++;	/* written past the seam: the next flush has something to do */
+	file_written(dst->file, 0, src->file->size);
 	return true;
 }
 
@@ -231,7 +239,6 @@ static void offload_piece(struct copier *c, struct pump_slot *s)
 	if (c->fd_in < 0 || s->side[0].len != s->len)
 		return;
 	s->job = offload_job;
-	c->p.dst->file->wseq++;
 }
 
 /* ------------------------------------------------------------------- the pump's calls */
@@ -489,6 +496,7 @@ static const struct pump_ops copy_ops = {
 	.next = copy_next,
 	.seg = copy_seg,
 	.failed = copy_failed,
+	.job_over = offload_over,
 };
 
 /* ------------------------------------------------------------------------- setting up */

@@ -41,8 +41,8 @@ struct posix {
 	bool tmpfs, created;
 	bool no_nowait;			/* RWF_NOWAIT is not known here */
 	bool no_zero_range, no_punch, no_discard;	/* atomic */
-	/* status: the last answer */
-	uint64_t st_start, st_end;
+	/* status: the last answer, good as long as f->wseq is st_seq and nothing is in flight */
+	uint64_t st_start, st_end, st_seq;
 	bool st_data;
 };
 
@@ -352,12 +352,8 @@ static void job_run(struct work *w)
 static void job_done(struct task *t)
 {
 	struct posix_job *job = container_of(t, struct posix_job, work.task);
-	struct io *io = job_io(job);
-	struct posix *p = io->file->priv;
 
-	if (io->op == IO_ZERO || io->op == IO_DISCARD)
-		p->st_end = 0;
-	io_complete_now(io, job->ret);
+	io_complete_now(job_io(job), job->ret);
 }
 
 static void submit_job(struct io *io)
@@ -400,8 +396,6 @@ static void posix_submit(struct io *io)
 	struct posix *p = io->file->priv;
 
 	if (io->op == IO_READ || io->op == IO_WRITE) {
-		if (io->op == IO_WRITE)
-			p->st_end = 0;
 		if (worth_a_thread(p, io)) {
 			submit_copy(io);
 			return;
@@ -459,6 +453,18 @@ static int posix_prealloc(struct file *f, uint64_t off, uint64_t len)
 	return is_notsup(ret) ? -ENOTSUP : ret;
 }
 
+/*
+ * A write may land at any moment between its submission and its end, so an answer in between is of
+ * use only to the one who asked.
+ */
+static bool status_known(const struct file *f, uint64_t off)
+{
+	const struct posix *p = f->priv;
+
+	return off >= p->st_start && off < p->st_end && p->st_seq == f->wseq &&
+	       list_empty(&f->writes) && !f->growing;
+}
+
 static int posix_status(struct file *f, uint64_t off, uint64_t *len, bool *data)
 {
 	struct posix *p = f->priv;
@@ -468,7 +474,7 @@ static int posix_status(struct file *f, uint64_t off, uint64_t *len, bool *data)
 		*data = true;
 		return 0;
 	}
-	if (off < p->st_start || off >= p->st_end) {
+	if (!status_known(f, off)) {
 		if (off >= f->size) {
 			*data = false;
 			return 0;
@@ -483,6 +489,7 @@ static int posix_status(struct file *f, uint64_t off, uint64_t *len, bool *data)
 			pos = lseek(p->fd, off, SEEK_HOLE);
 		p->st_start = off;
 		p->st_end = pos > (off_t)off ? (uint64_t)pos : f->size;
+		p->st_seq = f->wseq;
 	}
 	*data = p->st_data;
 	*len = MIN(*len, p->st_end - off);

@@ -268,6 +268,8 @@ int file_prealloc(struct file *f, uint64_t off, uint64_t len)
 	ret = f->ops->prealloc(f, off, len);
 	if (!ret)
 		file_written(f, off, len);
+	else
+		file_written(f, 0, 0);	/* part of it may be there */
 	return ret;
 }
 
@@ -325,12 +327,11 @@ static void grow_done(struct task *t)
 	struct file *f = g->f;
 
 	f->growing = false;
-	if (!g->ret) {
+	f->wseq++;
+	if (!g->ret)
 		f->size = MAX(f->size, g->to);
-		f->wseq++;
-	} else {
+	else
 		f->no_grow = true;	/* not supported, or the disk is nearly full */
-	}
 	free(g);
 	file_wake_writes(f);
 }

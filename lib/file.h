@@ -77,7 +77,8 @@ struct file {
 	bool unsafe;
 	bool copies;			/* transfers are copies that a processor makes */
 	/* file.c's */
-	uint64_t wseq, fseq;		/* writes finished; of them, flushed */
+	/* changes finished (what is remembered of the contents ends with each); of them, flushed */
+	uint64_t wseq, fseq;
 	uint64_t logical_end;		/* what trimming at close cuts to: the largest end written or set */
 	struct list writes, waiting;
 	unsigned nserial;
@@ -156,7 +157,10 @@ int file_refresh(struct file *f);	/* the size may have changed outside */
 int file_fd(struct file *f);		/* the descriptor behind it, or -1; not to be closed */
 /* Wishes for a new, empty file: no copy-on-write, size of extents (0: any).  Only where known. */
 void file_tune(struct file *f, bool nocow, uint32_t extent_size);
-/* Something was written past the front, through file_fd(): counts for flushes and sizes. */
+/*
+ * Something has been written past the front, through file_fd(): counts for flushes, sizes and status.
+ * To be called on the loop when that is over; with 0, 0 if it failed, since part may have been written.
+ */
 void file_written(struct file *f, uint64_t off, uint64_t len);
 
 /*

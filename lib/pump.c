@@ -171,6 +171,7 @@ static void job_done(struct task *t)
 {
 	struct pump_slot *s = container_of(t, struct pump_slot, work.task);
 
+	s->p->ops->job_over(s);
 	if (!s->job_ret)
 		s->pos = s->len;
 	else

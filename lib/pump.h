@@ -68,6 +68,8 @@ struct pump_ops {
 	int (*seg)(struct pump *p, struct pump_slot *s, struct pump_seg *seg);
 	/* Side @i could not be read (its ret says why): 0 when the buffer is good all the same. */
 	int (*failed)(struct pump *p, struct pump_slot *s, unsigned i);
+	/* A job has ended, well or not: on the loop, before anything else. Only where there are jobs. */
+	void (*job_over)(struct pump_slot *s);
 };
 
 struct pump_write;

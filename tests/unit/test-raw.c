@@ -273,6 +273,88 @@ START_TEST(holes_in_block_status)
 }
 END_TEST
 
+static bool zero_at(struct tapimg *img, uint64_t off)
+{
+	struct tapimg_status st;
+
+	ck_assert_int_eq(tapimg_block_status(img, off, UINT64_MAX, 0, &st), 0);
+	return st.flags & TAPIMG_ST_ZERO;
+}
+
+static void count_done(struct tapimg_req *req)
+{
+	ck_assert_int_eq(req->ret, 0);
+	++*(unsigned *)req->opaque;
+}
+
+/* What is asked while a write or zeroing is on its way is not remembered beyond its end. */
+START_TEST(block_status_beside_writes_in_flight)
+{
+	static const unsigned flags[] = { 0, TAPIMG_DIRECT };
+	enum { N = 8 };
+	struct tapimg_req req[N];
+	struct iovec iov = { NULL, 1 << 20 };
+	struct tapimg *img;
+	unsigned i, finished = 0;
+
+	ck_assert_int_eq(posix_memalign(&iov.iov_base, 4096, 1 << 20), 0);
+	memset(iov.iov_base, 1, 1 << 20);
+	ck_assert_int_eq(create(64 << 20, NULL), 0);
+	img = open_raw(TAPIMG_RDWR | flags[_i]);
+	for (i = 0; i < N; i++) {
+		req[i] = (struct tapimg_req){
+			.op = TAPIMG_WRITE, .off = (1 + 2 * i) << 20, .len = 1 << 20, .iov = &iov,
+			.iovcnt = 1, .done = count_done, .opaque = &finished,
+		};
+		tapimg_submit(img, &req[i]);
+	}
+	do		/* asked at every stage */
+		ck_assert(zero_at(img, 0) && zero_at(img, 40 << 20));
+	while (finished < N && tapimg_loop_run(loop, true) >= 0);
+	for (i = 0; i < N; i++) {
+		ck_assert(zero_at(img, 2 * i << 20));
+		ck_assert(!zero_at(img, (1 + 2 * i) << 20));
+	}
+	/* data that has just been seen becomes a hole */
+	req[0].op = TAPIMG_ZERO;
+	req[0].flags = TAPIMG_REQ_MAY_UNMAP;
+	req[0].iovcnt = 0;
+	tapimg_submit(img, &req[0]);
+	do
+		zero_at(img, 1 << 20);
+	while (finished == N && tapimg_loop_run(loop, true) >= 0);
+	ck_assert(zero_at(img, 1 << 20));
+	must_close(img);
+	free(iov.iov_base);
+}
+END_TEST
+
+/* Nor is what was known before the kernel copied or cloned into the file. */
+START_TEST(block_status_after_offloaded_copies)
+{
+	struct tapimg_copy_opts o = { .flags = TAPIMG_COPY_OFFLOAD | TAPIMG_COPY_TARGET_ZERO,
+				      .sparse_size = _i ? 4096 : 0 };
+	struct tapimg_create_opts to = { .format = "raw", .size = 8 << 20 };
+	struct tapimg_open_opts oo = { .format = "raw", .flags = TAPIMG_RDWR };
+	struct tapimg *src, *dst;
+	char *buf = malloc(1 << 20);
+
+	memset(buf, 1, 1 << 20);
+	ck_assert_int_eq(create(8 << 20, NULL), 0);
+	src = open_raw(TAPIMG_RDWR);
+	ck_assert_int_eq(tapimg_pwrite(src, buf, 1 << 20, 2 << 20), 0);
+	ck_assert_msg(!tapimg_create(loop, "g", &to, &err), "%s", err.text);
+	ck_assert_msg(!tapimg_open(loop, "g", &oo, &dst, &err), "%s", err.text);
+	ck_assert(zero_at(dst, 0) && zero_at(dst, 2 << 20));
+	ck_assert_msg(!tapimg_copy(&src, 1, dst, &o, &err), "%s", err.text);
+	ck_assert(!zero_at(dst, 2 << 20));
+	must_close(src);
+	must_close(dst);
+	unlink("g");
+	free(buf);
+}
+END_TEST
+
 struct slot {
 	struct tapimg_req req;
 	struct iovec iov;
@@ -383,6 +465,8 @@ int main(void)
 	tcase_add_loop_test(tc, windows_that_do_not_fit, 0, 6);
 	tcase_add_test(tc, resizing);
 	tcase_add_test(tc, holes_in_block_status);
+	tcase_add_loop_test(tc, block_status_beside_writes_in_flight, 0, 2);
+	tcase_add_loop_test(tc, block_status_after_offloaded_copies, 0, 2);
 	tcase_add_loop_test(tc, random_requests, 0, 4);
 	tcase_add_test(tc, anything_else_is_raw_and_nothing_overrides_that);
 	suite_add_tcase(s, tc);
