@@ -6,11 +6,13 @@
  * as wide as the disk; a column's opacity says how much of it comes from that layer.  A line at the
  * foot of a lane is where zeroes hide what lies below.
  */
+#include <fcntl.h>
 #include <inttypes.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "map.h"
+#include "open.h"
 
 #define COLUMNS 1000U			/* of the picture's plot; a unit each */
 #define LEFT 20U
@@ -181,6 +183,61 @@ static void put_picture(FILE *f, const struct picture *p, struct tapimg *img)
 	fputs("</svg>\n", f);
 }
 
+/* Whether @id is the data file of one of @img's layers. */
+static bool is_data_file(struct tapimg *img, const struct file_id *id, const char *file)
+{
+	for (; img; img = tapimg_backing(img)) {
+		const struct tapimg_info *info;
+		struct file_id stored, given;
+		char *path;
+		bool same;
+
+		if (tapimg_info(img, &info, NULL) || !info->data_file)
+			continue;
+		path = name_resolve(img->path, info->data_file);
+		if (!path)
+			return true;	/* no memory to rule it out */
+		stored = file_id_path(path);
+		given = file_id_path(img->opts.data_file ? img->opts.data_file : path);
+		same = file_id_same(id, file, &stored, path) || file_id_same(id, file, &given, path);
+		free(path);
+		if (same)
+			return true;
+	}
+	return false;
+}
+
+static bool is_picture(const char *file)
+{
+	int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	char head[5] = "";
+	ssize_t n = fd < 0 ? -1 : pread(fd, head, sizeof(head), 0);
+
+	if (fd >= 0)
+		close(fd);
+	return (n >= 4 && !memcmp(head, "<svg", 4)) || (n == 5 && !memcmp(head, "<?xml", 5));
+}
+
+/* Only a picture is replaced, and never a file that the image lives in. */
+static int may_replace(struct cli *c, const char *file, struct tapimg *img)
+{
+	struct file_id id;
+	struct stat st;
+
+	if (stat(file, &st))
+		return 0;	/* nothing is lost; whatever else is wrong shows when it is written */
+	id = file_id_path(file);
+	if (chain_find_file(img, &id, file) || is_data_file(img, &id, file)) {
+		cli_error(c, "%s: is a file of the image itself; a picture would destroy it", file);
+		return -1;
+	}
+	if (!S_ISREG(st.st_mode) || !is_picture(file)) {
+		cli_error(c, "%s: exists and is not a picture (SVG); it is not replaced", file);
+		return -1;
+	}
+	return 0;
+}
+
 /* Under a temporary name first, so that what was there stays until the picture is whole. */
 static int save(struct cli *c, const char *file, const struct picture *p, struct tapimg *img)
 {
@@ -214,6 +271,8 @@ int map_svg(struct cli *c, struct tapimg *img, uint64_t start, uint64_t end, con
 	struct picture p = { .start = start, .end = end, .layers = map_layers(img) };
 	int ret;
 
+	if (strcmp(file, "-") && may_replace(c, file, img))
+		return 1;
 	p.lane = calloc(p.layers + 1, sizeof(*p.lane));
 	if (!p.lane) {
 		cli_error(c, "%s: no memory for the drawing", tapimg_filename(img));

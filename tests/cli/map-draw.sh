@@ -74,5 +74,21 @@ works "a name with marks of its own" tapimg map --svg=odd.svg 'a<&>".qcow2'
 works "is escaped" python3 -c 'import xml.dom.minidom as m; m.parse("odd.svg")'
 echo old >old.svg
 refuses "a picture of a missing image leaves the file" old.svg 'nope' tapimg map --svg=old.svg nope
+works "a picture replaces a picture" tapimg map --svg=map.svg top.qcow2
+refuses "but not another file" old.svg 'not a picture' tapimg map --svg=old.svg top.qcow2
+refuses "nor a device" top.qcow2 'not a picture' tapimg map --svg=/dev/null top.qcow2
+ln top.qcow2 other-name
+refuses "nor the image" top.qcow2 'the image itself' tapimg map --svg=top.qcow2 top.qcow2
+refuses "by another name" other-name 'the image itself' tapimg map --svg=other-name top.qcow2
+printf '<svg' >layer.raw
+truncate -s 1M layer.raw
+qemu-img create -q -f qcow2 -b layer.raw -F raw over.qcow2
+refuses "nor a layer that looks like one" layer.raw 'the image itself' tapimg map --svg=layer.raw over.qcow2
+mkdir sub
+qemu-img create -q -f qcow2 -o data_file=data.raw,data_file_raw=on sub/d.qcow2 1M 2>err ||
+	(cd sub && qemu-img create -q -f qcow2 -o data_file=data.raw,data_file_raw=on d.qcow2 1M)
+[ -e sub/data.raw ] || mv data.raw sub/
+poke sub/data.raw 0 '<svg'
+refuses "nor a data file" sub/data.raw 'the image itself' tapimg map --svg=sub/data.raw sub/d.qcow2
 refuses "a picture into a missing folder" old.svg 'none/x.svg' tapimg map --svg=none/x.svg top.qcow2
 done_testing
