@@ -5,6 +5,8 @@
  * Called under the name qemu-img it calls itself so in every message and begins --version with
  * the version of that program whose command line it follows.
  */
+#include <signal.h>
+
 #include "cmd.h"
 
 #define QEMU_IMG_VERSION "7.2.0"
@@ -146,6 +148,7 @@ int main(int argc, char **argv)
 	struct cli c = { .argc = argc, .argv = argv };
 	int status;
 
+	signal(SIGXFSZ, SIG_IGN);	/* the write fails instead, and what was begun is removed */
 	c.as_qemu = !strcmp(base, "qemu-img");
 	c.prog = c.as_qemu ? "qemu-img" : "tapimg";
 	status = run(&c);
