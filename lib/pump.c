@@ -14,6 +14,7 @@
 #define PUMP_WRITES 128		/* write requests in flight; one piece may need many */
 
 #define RATE_SLACK_NS 50000000ULL
+#define RATE_NAP_NS 100000000ULL
 
 struct pump_write {
 	struct list node;
@@ -291,7 +292,8 @@ static bool rate_allows(struct pump *p)
 		return true;
 	if (list_empty(&p->timer.task.node)) {
 		p->pending++;
-		loop_timer_arm(p->loop, &p->timer, p->allowed_ns);
+		/* never long, so that who reports progress can cancel */
+		loop_timer_arm(p->loop, &p->timer, MIN(p->allowed_ns, now + RATE_NAP_NS));
 	}
 	return false;
 }

@@ -48,6 +48,11 @@ for sig in INT TERM HUP; do
 	is "SIG$sig: nothing is left" "$(find . -name '*tapimg-*')" ""
 done
 
+# also while it waits for a slow rate
+timeout -s TERM -k 5 1 "$TAPIMG" convert -f raw -O qcow2 -r 1k a.raw old >out 2>err
+is "SIGTERM while it waits" "$?" 124
+is "nothing is left then" "$(find . -name '*tapimg-*')" ""
+
 # the other way round: success replaces it, with its mode
 chmod 600 old
 works "success" tapimg convert -f raw -O qcow2 a.raw old
