@@ -46,6 +46,47 @@ static void status_from_extent(const struct extent *e, struct tapimg_status *st)
 	}
 }
 
+/*
+ * Space that a format has mapped, but that nobody has written, is a hole of the file and reads as
+ * zeroes: preallocated images are full of it. Only asked of files that do not change meanwhile.
+ */
+static void extent_refine(struct extent *e, bool *unwritten)
+{
+	uint64_t n = e->len;
+	bool data;
+
+	*unwritten = false;
+	if (e->type != EXT_DATA || e->layer->writable || e->layer->fmt->raw || e->file->block_dev ||
+	    file_status(e->file, e->host, &n, &data) || !n)
+		return;
+	/* by whole clusters: the rest of one that was written in part is as much in use as that part */
+	if (n < e->len) {
+		uint64_t cluster = MAX(e->layer->cluster, 1U), end = e->off + n;
+
+		end = data ? round_up(end, cluster) : round_down(end, cluster);
+		if (end <= e->off) {
+			data = true;
+			end = round_up(e->off + 1, cluster);
+		}
+		e->len = MIN(e->len, end - e->off);
+	}
+	if (!data) {
+		e->type = EXT_ZERO;
+		e->flags = EXT_KEPT;
+		*unwritten = true;
+	}
+}
+
+static void status_of(struct extent *e, struct tapimg_status *st)
+{
+	bool unwritten;
+
+	extent_refine(e, &unwritten);
+	status_from_extent(e, st);
+	if (unwritten)
+		st->flags |= TAPIMG_ST_DATA;	/* stored, as zeroes */
+}
+
 static bool status_joins(const struct tapimg_status *a, const struct tapimg_status *b)
 {
 	return a->flags == b->flags && a->depth == b->depth && a->filename == b->filename &&
@@ -83,7 +124,7 @@ int tapimg_block_status(struct tapimg *img, uint64_t off, uint64_t len, unsigned
 	ret = chain_map_sync(img, off, len, MAP_STATUS, layers, &e);
 	if (ret)
 		return ret;
-	status_from_extent(&e, st);
+	status_of(&e, st);
 	st->len = MIN(st->len, len);
 	for (unsigned i = 0; i < MERGE_MAX && st->len < len; i++) {
 		struct tapimg_status next;
@@ -91,7 +132,7 @@ int tapimg_block_status(struct tapimg *img, uint64_t off, uint64_t len, unsigned
 		memset(&e, 0, sizeof(e));
 		if (map_now(img, off + st->len, len - st->len, layers, &e))
 			break;
-		status_from_extent(&e, &next);
+		status_of(&e, &next);
 		if (!status_joins(st, &next))
 			break;
 		st->len += MIN(next.len, len - st->len);
