@@ -389,12 +389,25 @@ static void judge_data_file(uint64_t e, uint64_t guest, struct verdict *v)
 	}
 }
 
+/* Bytes of the header or the refcount table are no guest's data, whatever an entry says. */
+static bool never_data(const struct q2 *q, uint64_t off)
+{
+	uint64_t end = off + q->csize;
+
+	return off < q->csize || (off < q->rt_off + q->rt_size * 8ULL && q->rt_off < end);
+}
+
 static void judge_place(const struct q2 *q, uint64_t off, struct verdict *v)
 {
 	bool zero = !q->ext_l2 && v->entry & QCOW2_ZERO && q->version >= 3;
 
 	v->counts = true;
-	if (off >= q->end) {
+	if (!is_aligned(off, q->csize) && never_data(q, off)) {
+		v->what = "points into the header or the refcount table";
+		v->counts = false;
+		v->lost = !zero;
+		make_zero(q, v);
+	} else if (off >= q->end) {
 		v->what = "lies past the end of the file";
 		v->lost = !zero;
 		make_zero(q, v);
