@@ -68,6 +68,7 @@ static int help(struct cli *c, const struct args *a)
 {
 	const char *format = a->common.how.format;
 	struct tapimg *img = NULL;
+	int ret = 0;
 
 	if (!format && cli_operands(c) == 1) {
 		if (cli_open(c, cli_operand(c), &a->common.how, TAPIMG_NO_BACKING | TAPIMG_NO_IO,
@@ -79,8 +80,13 @@ static int help(struct cli *c, const struct args *a)
 		return cli_usage_error(c, "-o help wants a format (-f) or an image");
 	if (cli_known_format(c, format))
 		return 1;
-	cli_opts_print_help(format, TAPIMG_OPT_AMEND);
-	return cli_close(c, img) ? 1 : 0;
+	if (cli_opts_any(format, TAPIMG_OPT_AMEND)) {
+		cli_opts_print_help(format, TAPIMG_OPT_AMEND);
+	} else {
+		cli_error(c, "the %s format has no options to amend", format);
+		ret = 1;
+	}
+	return cli_close(c, img) ? 1 : ret;
 }
 
 static int run(struct cli *c)

@@ -204,6 +204,7 @@ char *cli_opts_take(struct cli_opts *o, const char *name);
 const char *cli_opts_get(const struct cli_opts *o, const char *name);
 /* Complains about those that @format does not know: 0 or -1. @where: TAPIMG_OPT_*. */
 int cli_opts_verify(const struct cli *c, const struct cli_opts *o, const char *format, unsigned where);
+bool cli_opts_any(const char *format, unsigned where);	/* whether it has options there at all */
 void cli_opts_print_help(const char *format, unsigned where);
 void cli_opts_free(struct cli_opts *o);
 

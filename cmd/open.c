@@ -259,6 +259,15 @@ const char *cli_opts_get(const struct cli_opts *o, const char *name)
 	return NULL;
 }
 
+bool cli_opts_any(const char *format, unsigned where)
+{
+	const struct tapimg_opt_desc *d = tapimg_format_opts(format);
+
+	while (d && d->name && !(d->where & where))
+		d++;
+	return d && d->name;
+}
+
 static const struct tapimg_opt_desc *find_desc(const char *format, const char *name, unsigned where)
 {
 	const struct tapimg_opt_desc *d = tapimg_format_opts(format);
@@ -279,6 +288,8 @@ int cli_opts_verify(const struct cli *c, const struct cli_opts *o, const char *f
 			continue;
 		if (!strncmp(name, "encrypt", 7))
 			cli_error(c, "Option '%s': encrypted images cannot be made or changed", name);
+		else if (where == TAPIMG_OPT_AMEND && find_desc(format, name, TAPIMG_OPT_CREATE))
+			cli_error(c, "Option '%s' can only be given when an image is created", name);
 		else
 			cli_error(c, "Invalid parameter '%s': format '%s' has no such option; "
 				  "-o help lists them", name, format);

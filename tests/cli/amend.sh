@@ -44,7 +44,7 @@ cp start/v2.qcow2 v2.qcow2
 cp start/base.raw r.raw
 refuses "no options" x.qcow2 '-o' tapimg amend x.qcow2
 refuses "an unknown option" x.qcow2 "'foo'" tapimg amend -o foo=1 x.qcow2
-refuses "one that cannot be changed" x.qcow2 'cluster_size' tapimg amend -o cluster_size=4k x.qcow2
+refuses "one that cannot be changed" x.qcow2 "'cluster_size' can only be given when .* created" tapimg amend -o cluster_size=4k x.qcow2
 refuses "a wrong value" x.qcow2 '3' tapimg amend -o refcount_bits=3 x.qcow2
 refuses "lazy refcounts in version 2" v2.qcow2 'v2.qcow2' tapimg amend -o lazy_refcounts=on v2.qcow2
 refuses "a compat that is none" x.qcow2 'x.qcow2' tapimg amend -o compat=9 x.qcow2
@@ -53,5 +53,7 @@ refuses "encryption" x.qcow2 'ncrypt' tapimg amend -o encrypt.state=active x.qco
 exits "a missing file" 1 "'nope'" tapimg amend -o compat=1.1 nope
 like "-o help with a format" "$(tapimg amend -f qcow2 -o help)" '^  lazy_refcounts=<'
 like "-o help with an image" "$(tapimg amend -o help x.qcow2)" '^  refcount_bits=<'
+exits "-o help with a format that has none" 1 'the raw format has no options to amend' tapimg amend -o help -f raw
+exits "-o help with an image of it" 1 'the raw format has no options to amend' tapimg amend -o help r.raw
 like "-p shows progress" "$(tapimg amend -p -o compat=0.10 x.qcow2)" '100\.00/100%'
 done_testing
