@@ -464,6 +464,8 @@ static int convert(struct cli *c, struct args *a)
 	a->copy.arg = &a->job;
 	job_start(&a->job, c, a->common.quiet ? PROGRESS_OFF : a->progress);
 	ret = open_sources(c, a);
+	for (unsigned i = 0; !ret && !a->target.image_opts && i < a->nsrcs; i++)
+		ret = output_apart(c, a->name, a->srcs[i]);
 	if (!ret)
 		ret = total_size(c, a);
 	if (!ret)

@@ -124,7 +124,7 @@ static int run(struct cli *c)
 		return 1;
 	if (cli_open(c, a.in, &a.common.how, 0, &src))
 		return 1;
-	ret = dd(c, &a, src);
+	ret = output_apart(c, a.out, src) ? 1 : dd(c, &a, src);
 	if (cli_close(c, src))
 		ret = 1;
 	return ret;

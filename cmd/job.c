@@ -9,6 +9,8 @@
 #include <time.h>
 
 #include "job.h"
+#include "name.h"
+#include "open.h"
 
 #define LOOK_NS 50000000ULL	/* how often signals are looked for */
 
@@ -81,6 +83,27 @@ static bool reads_zero(const struct output *out, const struct tapimg_create_opts
 	/* a device keeps what was on it, wherever the image maps it */
 	return strcmp(o->format, "raw") && !opt_value(o, "data_file") &&
 	       (!prealloc || !strcmp(prealloc, "off"));
+}
+
+int output_apart(struct cli *c, const char *name, struct tapimg *src)
+{
+	struct tapimg *layer;
+	struct file_id id;
+	struct name n;
+
+	if (name_parse(name, &n, NULL))
+		return 0;	/* opening it says why */
+	id = file_id_path(n.path);
+	layer = chain_find_file(src, &id, n.path);
+	name_free(&n);
+	if (!layer)
+		return 0;
+	if (layer == src)
+		cli_error(c, "'%s' is both source and target", name);
+	else
+		cli_error(c, "target '%s' is a layer of the source '%s'", name,
+			  tapimg_filename(src));
+	return -1;
 }
 
 int output_create(struct cli *c, const char *name, struct tapimg_create_opts *o, unsigned flags,

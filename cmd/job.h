@@ -32,6 +32,8 @@ struct output {
  */
 int output_create(struct cli *c, const char *name, struct tapimg_create_opts *o, unsigned flags,
 		  struct output *out);
+/* Complains if @name is a file of @src or of a layer below it: 0 or -1. */
+int output_apart(struct cli *c, const char *name, struct tapimg *src);
 /* @ok: closes, gives it its name durably.  Otherwise it vanishes.  0 or -1 after a message. */
 int output_finish(struct cli *c, const char *name, struct output *out, bool ok);
 

@@ -53,6 +53,15 @@ timeout -s TERM -k 5 1 "$TAPIMG" convert -f raw -O qcow2 -r 1k a.raw old >out 2>
 is "SIGTERM while it waits" "$?" 124
 is "nothing is left then" "$(find . -name '*tapimg-*')" ""
 
+# a target that is being read
+qemu-img create -q -f qcow2 -b a.raw -F raw top.qcow2
+ln a.raw link.raw
+refuses "onto itself" a.raw "'a.raw' is both source and target" tapimg convert -f raw -O qcow2 a.raw a.raw
+refuses "by another name" a.raw "'link.raw' is both" tapimg convert -f raw -O raw a.raw link.raw
+refuses "in place" a.raw "'a.raw' is both" tapimg convert -n -f raw -O raw a.raw a.raw
+refuses "onto a layer" a.raw "'a.raw' is a layer of the source 'top.qcow2'" tapimg convert -O raw top.qcow2 a.raw
+rm link.raw
+
 # the other way round: success replaces it, with its mode
 chmod 600 old
 works "success" tapimg convert -f raw -O qcow2 a.raw old

@@ -34,6 +34,7 @@ echo precious >old
 for bad in "bs=0" "bs=x" "count=-1" "skip=x" "obs=1" "foo"; do
 	refuses "$bad" old "${bad%%=*}" tapimg dd -f raw "$bad" if=a.raw of=old
 done
+refuses "onto itself" a.raw 'both source and target' tapimg dd -f raw if=a.raw of=a.raw
 refuses "no input" old 'both' tapimg dd of=old
 refuses "no such input" old "'nope'" tapimg dd if=nope of=old
 refuses "no such format" old "'foo'" tapimg dd -O foo -f raw if=a.raw of=old
