@@ -108,6 +108,16 @@ static int random_suffix(char out[7])
 	return 0;
 }
 
+/* What ENOENT means when a file is made. */
+static int err_no_folder(const struct tapimg_target *t, struct tapimg_err *err)
+{
+	const char *slash = strrchr(t->name, '/');
+	int len = slash ? MAX((int)(slash - t->name), 1) : 1;
+
+	return err_set(err, -ENOENT, "%s: folder '%.*s' does not exist", t->name, len,
+		       slash ? t->name : ".");
+}
+
 /* The temporary file is there from now on, so that a directory that forbids it shows early. */
 static int make_temporary(struct tapimg_target *t, struct tapimg_err *err)
 {
@@ -139,6 +149,8 @@ static int make_temporary(struct tapimg_target *t, struct tapimg_err *err)
 	if (fd < 0) {
 		free(t->path);
 		t->path = NULL;
+		if (ret == -ENOENT)
+			return err_no_folder(t, err);
 		return err_errno(err, ret ? ret : -EEXIST,
 				 "%s: making a temporary file beside it", t->name);
 	}

@@ -57,7 +57,8 @@ refuses "a size too large for its clusters" x.img 'x.img' "${c[@]}" -f qcow2 -o 
 
 mkdir dir ro
 refuses "a folder as target" x.img 'dir.*[Dd]irectory' "${c[@]}" dir 1M
-refuses "a folder that is missing" x.img 'none/y.img.*No such file' "${c[@]}" none/y.img 1M
+refuses "a folder that is missing" x.img "folder 'none' does not exist" "${c[@]}" none/y.img 1M
+refuses "one at the root" x.img "folder '/none' does not exist" "${c[@]}" /none/y.img 1M
 chmod 755 . ro
 echo precious >ro/y.img
 chmod 644 ro/y.img
