@@ -109,7 +109,7 @@ static void bash(void)
 	       "\telif [ \"$kind\" != files ] && [[ $cur == -* ]]; then\n"
 	       "\t\tmapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$cur\")\n"
 	       "\telse\n\t\tmapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n\tfi\n}\n"
-	       "complete -o filenames -F _tapimg tapimg\n");
+	       "complete -o filenames -F _tapimg tapimg qemu-img\n");
 }
 
 /* --------------------------------------------------------------------- zsh */

@@ -25,6 +25,7 @@ is "directly after =" "$(complete_at tapimg info --output =)" 'human json'
 is "cache modes" "$(complete_at tapimg check -T write)" 'writeback writethrough'
 is "files" "$(complete_at tapimg info a)" 'a.img'
 is "files after an option that takes one" "$(complete_at tapimg create -b b)" 'b.img'
+like "also under the name qemu-img" "$(complete -p qemu-img)" "-F _tapimg qemu-img"
 
 tapimg completion zsh >_tapimg
 tapimg completion fish >tapimg.fish
