@@ -2,12 +2,13 @@
 /*
  * compare.c - tapimg compare: whether two images hold the same
  *
- * Exit codes, which scripts look at: 0 the same, 1 different, 2 an image cannot be opened or the
- * command line is wrong, 3 an image's allocation cannot be read, 4 its contents cannot be read.
+ * Exit codes, which scripts look at: 0 the same, 1 different, 2 an image cannot be opened, 3 an
+ * image's allocation cannot be read, 4 its contents cannot be read.  A wrong command line is 1 as
+ * with the other verbs, and as qemu-img has it; a wrong cache mode or --object is 2 there.
  */
 #include "job.h"
 
-enum { EXIT_SAME, EXIT_DIFFERENT, EXIT_OPEN, EXIT_STATUS, EXIT_READ };
+enum { EXIT_SAME, EXIT_DIFFERENT, EXIT_USAGE = 1, EXIT_OPEN, EXIT_STATUS, EXIT_READ };
 
 static const struct option_desc options[] = {
 	{ 'f', "a-format", "FORMAT", "the first image's format (default: look at it)", "FORMAT" },
@@ -51,11 +52,11 @@ static int parse(struct cli *c, struct args *a)
 			ret = MIN(cli_common(c, val, &a->common), 0);
 		}
 		if (ret) {
-			c->status = EXIT_OPEN;
+			c->status = val == 'T' ? EXIT_OPEN : EXIT_USAGE;
 			return -1;
 		}
 	}
-	if (val < 0 && c->status)
+	if (val < 0 && c->status && optarg)	/* an --object: only its argument can be wrong */
 		c->status = EXIT_OPEN;
 	return val;
 }
@@ -130,7 +131,7 @@ static int run(struct cli *c)
 		return c->status;
 	if (cli_operands(c) != 2) {
 		cli_usage_error(c, "Expecting two image file names");
-		return EXIT_OPEN;
+		return EXIT_USAGE;
 	}
 	second = a.common.how;
 	second.format = a.second_format;

@@ -31,6 +31,11 @@ done
 for other in b.raw longer.raw longer-data.raw; do
 	same "strict: a.raw and $other" compare -s -f raw -F raw a.raw "$other"
 done
+for args in "a.raw" "" "a.raw a.raw a.raw" "--foo a.raw a.raw" "-f" "-T foo a.raw a.raw" \
+	"--object foo a.raw a.raw" "-f foo a.raw a.raw"; do
+	# shellcheck disable=SC2086
+	same "a wrong command line: $args" compare $args
+done
 same "strict: a file and itself" compare -s -f raw -F raw a.raw a.raw
 # qemu-img names the start of the extent, we the first byte
 for other in allocated.raw:8388608 late.raw:10481664; do
@@ -45,8 +50,8 @@ is "json" "$(tapimg compare --output=json -f raw -F raw a.raw b.raw | json_norma
 JSON
 )"
 exits "no such file" 2 "'nope'" tapimg compare a.raw nope
-exits "one name only" 2 'two' tapimg compare a.raw
-exits "no such option" 2 '--foo' tapimg compare --foo a.raw a.raw
+exits "one name only" 1 'two' tapimg compare a.raw
+exits "no such option" 1 '--foo' tapimg compare --foo a.raw a.raw
 exits "no such format" 2 "'foo'" tapimg compare -f foo a.raw a.raw
 
 # an entry that points nowhere, and a cluster that does not unpack
