@@ -19,6 +19,7 @@
 
 #include "qcow2.h"
 
+#define LOOK_BLOCKS 32		/* looked through at once; then others get their turn */
 #define READ_AHEAD 16		/* refcount blocks asked for at once while looking for free space */
 
 /* ---------------------------------------------------------------- one count */
@@ -46,6 +47,9 @@ static int rt_entry(struct tapimg *img, uint64_t index, uint64_t *off)
 	if (entry & q->cluster_mask || (entry && entry < q->cluster) || entry >= q->host_limit)
 		return image_corrupt(img, "refcount table entry %" PRIu64 " (0x%" PRIx64 ") is not valid",
 				     index, entry);
+	if (entry && entry == q->rb_off)
+		return image_corrupt(img, "refcount table entries %" PRIu64 " and %" PRIu64
+				     " name the same block (0x%" PRIx64 ")", q->rb_index, index, entry);
 	*off = entry;
 	if (entry) {
 		q->rb_index = index;
@@ -180,6 +184,33 @@ static int look_in_block(struct tapimg *img, const struct mblk *b, uint64_t *at,
 	return 0;
 }
 
+/* Where the search that is broken off here goes on: nothing in front has room for @min clusters. */
+static void look_later(struct qcow2 *q, uint64_t at, uint64_t min)
+{
+	q->paused = at;
+	q->paused_min = min;
+}
+
+static uint64_t look_from(struct qcow2 *q, uint64_t min)
+{
+	uint64_t at = q->paused;
+
+	if (min < q->paused_min)
+		return q->scan;
+	q->paused = 0;
+	return MAX(at, q->scan);
+}
+
+/*
+ * There are no more refcount blocks than clusters in the file: a table that goes on naming blocks, all
+ * full, for what lies beyond the end names some of them again and again.  (Clusters beyond the end
+ * may well be counted: those of a writer that was cut off.)
+ */
+static bool beyond_reason(const struct qcow2 *q, uint64_t at)
+{
+	return at > q->end && (at >> q->rb_bits) - (q->end >> q->rb_bits) > q->end;
+}
+
 /* ------------------------------------------------------------------ the plan */
 
 /* The table has no entry @index: where new blocks and a larger one go, and the run behind them. */
@@ -219,8 +250,9 @@ static void plan_new_block(struct tapimg *img, uint64_t at, uint64_t max, struct
 static int plan_run(struct tapimg *img, uint64_t min, uint64_t max, struct qcow2_plan *p)
 {
 	struct qcow2 *q = qcow2_of(img);
-	uint64_t at = q->scan, last = last_cluster(img), from;
+	uint64_t at = look_from(q, min), last = last_cluster(img), from;
 	bool skipped = false;		/* free space that is too short for this one */
+	unsigned looked = 0;
 	struct mblk *b;
 	int ret;
 
@@ -232,9 +264,18 @@ static int plan_run(struct tapimg *img, uint64_t min, uint64_t max, struct qcow2
 			return plan_growth(img, at >> q->rb_bits, min, max, p);
 		ret = qcow2_count_block(img, at, &b);
 		if (ret) {
-			if (ret == -EAGAIN)
+			if (ret == -EAGAIN) {
+				look_later(q, at, min);
 				read_ahead(img, at);
+			}
 			return ret;
+		}
+		if (b && beyond_reason(q, at))
+			return image_corrupt(img, "the refcount table names more blocks than fit the file");
+		if (b && looked++ == LOOK_BLOCKS) {
+			look_later(q, at, min);
+			meta_yield(img->meta);
+			return -EAGAIN;
 		}
 		if (!b) {
 			if (at < 1ULL << q->rb_bits)
@@ -441,6 +482,7 @@ static void cluster_freed(struct tapimg *img, uint64_t first, uint64_t n)
 	meta_forget(img->meta, off, len);
 	meta_punch(img->meta, off, len);
 	q->scan = MIN(q->scan, first);
+	q->paused = MIN(q->paused, round_down(first, 1ULL << q->mb_bits));
 	if (q->rb_off >= off && q->rb_off < off + len)
 		q->rb_off = 0;
 	if (q->coded_next >= off && q->coded_next < off + len)
@@ -491,6 +533,7 @@ void qcow2_alloc_reset(struct tapimg *img)
 	struct qcow2 *q = qcow2_of(img);
 
 	q->scan = 0;
+	q->paused = 0;
 	q->rb_off = 0;
 	q->coded_next = 0;
 	q->end = div_up(img->file->size, q->cluster);

@@ -98,6 +98,35 @@ bool q2_table_there(const struct q2 *q, uint64_t off, uint64_t bytes)
 	return q2_table_ok(q, off, bytes) && checked_range(off, bytes, round_up(q->end, q->csize));
 }
 
+static int by_value(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Each block has one entry: a few blocks named a million times would be read as often. */
+static int rt_distinct(struct q2 *q)
+{
+	uint64_t *t = file_buf(q->rt_size * 8ULL);
+	uint32_t n = 0, i;
+	int ret = 0;
+
+	if (!t)
+		return err_errno(q->err, -ENOMEM, "%s: refcount table", q->img->name);
+	for (i = 0; i < q->rt_size; i++)
+		if (q->rt[i])
+			t[n++] = q->rt[i];
+	qsort(t, n, sizeof(*t), by_value);
+	for (i = 1; i < n && t[i] != t[i - 1]; i++)
+		;
+	if (i < n)
+		ret = err_set(q->err, -EUCLEAN, "%s: the refcount table names the block at 0x%llx twice",
+			      q->img->name, (unsigned long long)t[i]);
+	free(t);
+	return ret;
+}
+
 int q2_load_rt(struct q2 *q)
 {
 	uint64_t bytes = (uint64_t)q->rt_size * 8;
@@ -123,7 +152,7 @@ int q2_load_rt(struct q2 *q)
 				       "%s: refcount table entry %u is 0x%llx, which is no cluster of the file",
 				       q->img->name, i, (unsigned long long)e);
 	}
-	return 0;
+	return rt_distinct(q);
 }
 
 int q2_end(struct q2 *q, int ret, bool changed)

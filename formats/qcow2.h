@@ -186,6 +186,7 @@ struct qcow2 {
 	uint64_t rc_max;
 	uint8_t mb_bits;		/* log2 of counts per cached block */
 	uint64_t scan;			/* no free cluster below this number is known of */
+	uint64_t paused, paused_min;	/* where a search for that many clusters goes on */
 	uint64_t end;			/* nothing from this number on was handed out, or in the file at open */
 	uint64_t clean;			/* host bytes from here on were never used: they read as zeroes */
 	uint64_t rb_index, rb_off;	/* last refcount block looked up; rb_off 0: none */

@@ -302,6 +302,12 @@ static void read_start(struct meta *m, struct mblk *b, struct meta_read *r)
 	file_submit(&r->io);
 }
 
+void meta_yield(struct meta *m)
+{
+	meta_wait(m, &m->cold_wait);
+	meta_kick(m);
+}
+
 /* Makes place for @n more blocks; false: wait for m->room. */
 static bool make_room(struct meta *m, unsigned n)
 {

@@ -131,6 +131,8 @@ int meta_new(struct file *file, uint32_t bsize, uint64_t cache, const struct met
 void meta_add_file(struct meta *m, struct file *f);	/* a flush covers it too */
 void meta_destroy(struct meta *m);	/* dirty blocks are lost: meta_sync first */
 
+/* For -EAGAIN of a call that has worked long enough: it is woken when others have had their turn. */
+void meta_yield(struct meta *m);
 struct mblk *meta_get_slow(struct meta *m, uint64_t off);
 bool meta_room(struct meta *m, unsigned nblocks);
 uint8_t *meta_dirty(struct meta *m, struct mblk *b, unsigned rank);

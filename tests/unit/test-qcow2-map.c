@@ -402,6 +402,76 @@ START_TEST(tables_are_never_written_as_data)
 }
 END_TEST
 
+/* An image of 64 KiB clusters, counts of one bit: @n table entries for @blocks full blocks in turn. */
+static void full_counts(uint64_t n, unsigned blocks)
+{
+	static const uint8_t head[] = { 'Q', 'F', 'I', 0xfb, 0, 0, 0, 3 };
+	uint64_t s = 65536, rt = 2 * s, rb = rt + 128 * s, l1 = rb + blocks * s;
+	uint8_t *t = calloc(n, 8), *full = malloc(s);
+
+	memset(full, 0xff, s);
+	put_text("a", "");
+	poke("a", 0, head, sizeof(head));
+	poke64("a", QH_CLUSTER_BITS, 16ULL << 32);
+	poke64("a", QH_SIZE, 1ULL << 30);
+	poke64("a", QH_CRYPT, 2);
+	poke64("a", QH_L1_OFF, l1);
+	poke64("a", QH_RT_OFF, rt);
+	poke64("a", QH_RT_CLUSTERS, 128ULL << 32);
+	poke64("a", QH_REFCOUNT_ORDER, QH_V3_LEN);
+	for (uint64_t i = 0; i < n; i++)
+		put_be64(t + 8 * i, rb + i % blocks * s);
+	poke("a", rt, t, n * 8);
+	for (unsigned i = 0; i < blocks; i++)
+		poke("a", rb + i * s, full, s);
+	ck_assert_int_eq(truncate("a", l1 + s), 0);
+	free(full);
+	free(t);
+}
+
+/* A table that names full blocks over and over ends a search for space, however it does so. */
+START_TEST(endless_counts)
+{
+	struct tapimg_opt o = { "refcount_bits", "16" };
+	struct tapimg_err err = { 0 };
+	struct tapimg *img;
+
+	full_counts(MiB, _i + 1);
+	img = open_image("a", "qcow2", TAPIMG_RDWR);
+	ck_assert_int_eq(tapimg_amend(img, &o, 1, &err), -EUCLEAN);
+	ck_assert_msg(strstr(err.text, "twice"), "%s", err.text);
+	ck_assert_int_eq(tapimg_snapshot_create(img, "one", &err), -EUCLEAN);
+	ck_assert_int_eq(tapimg_pwrite(img, "x", 1, 0), -EUCLEAN);
+	tapimg_close(img, NULL);
+}
+END_TEST
+
+static void count_turn(struct task *t)
+{
+	struct { struct task t; unsigned n; } *c = (void *)t;
+
+	c->n++;
+	loop_defer(loop, t);
+}
+
+/* A long search gives others their turn, and is not begun again. Clusters beyond the end are no damage. */
+START_TEST(long_search)
+{
+	struct { struct task t; unsigned n; } turns = { .t.fn = count_turn };
+	struct tapimg *img;
+
+	full_counts(20, 20);
+	img = open_image("a", "qcow2", TAPIMG_RDWR);
+	list_init(&turns.t.node);
+	loop_defer(loop, &turns.t);
+	ck_assert_int_eq(tapimg_pwrite(img, "x", 1, 0), 0);
+	list_del(&turns.t.node);
+	ck_assert_uint_ge(qcow2_of(img)->scan, 20ULL << 19);
+	ck_assert_uint_ge(turns.n, 20 * 16 / 32);
+	close_image(img);
+}
+END_TEST
+
 START_TEST(refusals)
 {
 	struct tapimg_open_opts o = { .format = "qcow2", .flags = TAPIMG_RDWR };
@@ -622,6 +692,8 @@ int main(void)
 	tcase_add_test(t, damage_is_named_and_marked);
 	tcase_add_test(t, tables_are_never_handed_out);
 	tcase_add_loop_test(t, tables_are_never_written_as_data, 0, 2);
+	tcase_add_loop_test(t, endless_counts, 0, 3);
+	tcase_add_test(t, long_search);
 	tcase_add_test(t, refusals);
 	tcase_add_test(t, unknown_autoclear_bits_go_with_the_first_writer);
 	tcase_add_loop_test(t, options_that_cannot_be, 0, ARRAY_SIZE(bad_options));
