@@ -139,6 +139,9 @@ static int check_free(struct tapimg *img, uint64_t first, uint64_t n)
 	if (off < q->rt_off + q->rt_entries * 8 && q->rt_off < off + len)
 		return image_corrupt(img, "the refcount table at 0x%" PRIx64 " has refcount 0",
 				     q->rt_off);
+	if (q->rb_off && off < q->rb_off + q->cluster && q->rb_off < off + len)
+		return image_corrupt(img, "the refcount block at 0x%" PRIx64 " has refcount 0",
+				     q->rb_off);
 	return 0;
 }
 
@@ -495,6 +498,7 @@ int qcow2_release(struct tapimg *img, uint64_t host, uint64_t len)
 	struct qcow2 *q = qcow2_of(img);
 	uint64_t at = host >> q->cluster_bits, last = (host + len - 1) >> q->cluster_bits;
 	uint64_t stop = MIN(last + 1, (at | ((1ULL << q->mb_bits) - 1)) + 1), run = at;
+	uint64_t own;			/* cluster of the block of counts */
 	struct mblk *b;
 	uint8_t *p;
 	int ret;
@@ -507,10 +511,18 @@ int qcow2_release(struct tapimg *img, uint64_t host, uint64_t len)
 	if (!b)
 		return image_corrupt(img, "cluster 0x%" PRIx64 " is in use without being counted",
 				     at << q->cluster_bits);
+	own = q->rb_off >> q->cluster_bits;
 	p = meta_dirty(img->meta, b, QCOW2_RANK_REFBLOCK);
 	for (; at < stop; at++) {
 		uint64_t count = qcow2_rc_get(p, count_index(q, at), q->rc_order);
 
+		if (count == 1 && at == own) {	/* freeing it would take @p away as well */
+			image_corrupt(img, "the refcount block at 0x%" PRIx64 " is in use as data",
+				      at << q->cluster_bits);
+			cluster_freed(img, run, at - run);
+			run = at + 1;
+			continue;
+		}
 		if (count)
 			qcow2_rc_set(p, count_index(q, at), q->rc_order, count - 1);
 		if (count == 1)

@@ -472,6 +472,42 @@ START_TEST(long_search)
 }
 END_TEST
 
+/*
+ * A mapping leads to the block that counts its own cluster: that is not given back, nor handed out
+ * when its count is 0.
+ */
+START_TEST(counts_of_the_counts)
+{
+	struct tapimg *img = made(64 * M, "cluster_size=65536");
+	struct tapimg_err err = { 0 };
+	uint64_t rb, rt = qcow2_of(img)->rt_off, l2;
+	uint8_t buf[8];
+	int fd;
+
+	put(img, 0, 3 * 65536, 1);
+	l2 = map(img, 0, 1).host - 65536;
+	close_image(img);
+	fd = open("a", O_RDONLY);
+	ck_assert_int_eq(pread(fd, buf, 8, rt), 8);
+	close(fd);
+	rb = get_be64(buf);
+	if (_i)
+		poke("a", rb + (rb >> 16) * 2, "\0\0", 2);
+	else
+		poke64("a", l2 + 8, rb);	/* not COPIED: copied before it is written, then given back */
+	img = open_image("a", "qcow2", TAPIMG_RDWR);
+	for (int i = 0; i < 8; i++)	/* a piece of it, then new clusters */
+		if (tapimg_pwrite(img, "x", 1, (1 + i * 3) * 65536) || tapimg_flush(img))
+			break;
+	ck_assert_int_ne(tapimg_close(img, &err), 0);
+	ck_assert_msg(strstr(err.text, "refcount block"), "%s", err.text);
+	fd = open("a", O_RDONLY);
+	ck_assert_int_eq(pread(fd, buf, 2, rb + (rb >> 16) * 2), 2);
+	ck_assert_int_eq(get_be16(buf), !_i);
+	close(fd);
+}
+END_TEST
+
 START_TEST(refusals)
 {
 	struct tapimg_open_opts o = { .format = "qcow2", .flags = TAPIMG_RDWR };
@@ -694,6 +730,7 @@ int main(void)
 	tcase_add_loop_test(t, tables_are_never_written_as_data, 0, 2);
 	tcase_add_loop_test(t, endless_counts, 0, 3);
 	tcase_add_test(t, long_search);
+	tcase_add_loop_test(t, counts_of_the_counts, 0, 2);
 	tcase_add_test(t, refusals);
 	tcase_add_test(t, unknown_autoclear_bits_go_with_the_first_writer);
 	tcase_add_loop_test(t, options_that_cannot_be, 0, ARRAY_SIZE(bad_options));
