@@ -32,7 +32,8 @@ refuses "a bad value" old "cluster.size" tapimg convert -f raw -O qcow2 -o clust
 refuses "a backing file that is not there" old "'none.raw'" \
 	tapimg convert -f raw -O qcow2 -B none.raw -F raw a.raw old
 
-# no space: a limit on the size of files; the shell ignores the signal for what it starts
+# no space: a limit on the size of files
+# shellcheck disable=SC2317
 limited() {
 	(ulimit -f 2048 && "$TAPIMG" "$@")
 }
