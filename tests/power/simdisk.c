@@ -203,33 +203,42 @@ static bool ev_overlap(const struct sim_ev *a, const struct sim_ev *b)
 	return a->trunc || b->trunc || (a->off < b->off + b->len && b->off < a->off + a->len);
 }
 
-/* Rule 1.  An earlier event that lies below a flushed one is taken along, so that order is kept. */
+/*
+ * Makes an event durable.  Earlier ones that it overlaps are taken along, and those that they overlap
+ * in turn, so that order is kept.
+ */
+static void ev_settle(struct sim_node *n, struct sim_ev *ev)
+{
+	struct list *l = n->log.next;
+
+	while (l != &ev->node) {
+		struct sim_ev *below = list_entry(l, struct sim_ev, node);
+
+		l = l->next;
+		if (ev_overlap(below, ev)) {
+			ev_settle(n, below);
+			l = n->log.next;	/* neighbours may be gone: from the front again */
+		}
+	}
+	ev_flush(n, ev);
+	list_del(&ev->node);		/* reads as empty: see op_finish, which frees it then */
+	if (ev->done)
+		ev_free(ev);
+}
+
+/* Rule 1 */
 void node_flush(struct sim_node *n, uint64_t seq)
 {
-	struct list *l, *tmp, *k, *ktmp;
+	struct list *l = n->log.next;
 
-	list_for_each_safe(l, tmp, &n->log) {
+	while (l != &n->log) {
 		struct sim_ev *ev = list_entry(l, struct sim_ev, node);
 
-		if (!ev->done || ev->done > seq)
-			continue;
-		list_for_each_safe(k, ktmp, &n->log) {
-			struct sim_ev *below = list_entry(k, struct sim_ev, node);
-
-			if (below == ev)
-				break;
-			if (!ev_overlap(below, ev))
-				continue;
-			ev_flush(n, below);
-			list_del(&below->node);	/* reads as empty: see op_finish */
-			if (below->done)
-				ev_free(below);
+		l = l->next;
+		if (ev->done && ev->done <= seq) {
+			ev_settle(n, ev);
+			l = n->log.next;
 		}
-		ev_flush(n, ev);
-		list_del(&ev->node);
-		ev_free(ev);
-		tmp = n->log.next;	/* neighbours may be gone: from the front again */
-		l = &n->log;
 	}
 }
 
