@@ -12,7 +12,6 @@
 #                           BENCH="--quick --rows=info,map" goes to tests/bench/bench.py
 #   make analyze            gcc -fanalyzer, clang-tidy, cppcheck, shellcheck, groff's and mandoc's lint
 #   make valgrind           the unit tests under valgrind
-#   make coverage           unit, cli and power with gcov, then a table of lines reached
 #   make install            DESTDIR=D prefix=/usr libdir=... ; programs, libraries, header, pkg-config
 #                           file, man pages, completion.  make uninstall takes them away again.
 #   make install-qemu-img-link   a link qemu-img -> tapimg beside the program, for scripts
@@ -237,10 +236,6 @@ check-long: all $(UNIT_BIN) $(POWER_BIN) $(FUZZ_BIN) $(BENCH_BIN) $(TOOL_BIN)
 valgrind: $(UNIT_BIN)
 	@$(RUN) --valgrind $(kind_unit)
 
-coverage:
-	@$(MAKE) --no-print-directory SAN=cov O=build-cov unit cli power
-	@$(PYTHON) scripts/coverage build-cov
-
 # libFuzzer wants its own compiler and flags: everything is built again below $(O)-fuzz.
 fuzz:
 	@$(MAKE) --no-print-directory CC=$(FUZZ_CC) O=$(O)-fuzz fuzz-build \
@@ -325,7 +320,7 @@ clean:
 
 -include $(patsubst %.c,$(O)/%.d,$(LIB_SRC) $(CMD_SRC) $(TEST_SRC) $(FUZZ_SRC) $(FUZZ_SHARED_SRC) $(BENCH_SRC) $(TOOL_SRC))
 
-.PHONY: all examples unit cli power fuzz-regression interop check san-check check-long valgrind coverage \
+.PHONY: all examples unit cli power fuzz-regression interop check san-check check-long valgrind \
 	fuzz fuzz-build bench analyze install install-qemu-img-link uninstall clean
 .SECONDARY:
 .DELETE_ON_ERROR:
