@@ -221,17 +221,8 @@ static void coded_reserve(struct piece *p)
 	meta_op_begin(img->meta);
 	ret = img->failed ? img->failed
 			  : img->fmt->reserve(img, p->off, p->len, RESERVE_CODED, &p->ext);
-	if (ret == -EAGAIN) {
-		piece_park(p, img->loop);
+	if (!piece_answered(p, ret))
 		return;
-	}
-	meta_op_done(img->meta);
-	if (ret == -ENOSPC && space_wait(p))
-		return;
-	if (ret) {
-		piece_abort(p, ret);
-		return;
-	}
 	p->reserved = true;
 	img->eng.turn = NULL;
 	p->iov[0] = (struct iovec){ p->out, p->ext.coded };

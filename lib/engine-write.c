@@ -169,7 +169,7 @@ static bool split_ready(struct piece *p, uint64_t len)
  * No space is left, but some has been freed that waits for its epoch, for requests under way, or for
  * being discarded. The waiting is bounded: requests may be waiting for each other's end.
  */
-bool space_wait(struct piece *p)
+static bool space_wait(struct piece *p)
 {
 	struct meta *m = p->img->meta;
 
@@ -181,6 +181,20 @@ bool space_wait(struct piece *p)
 	p->wait.ret = 0;
 	meta_sync(m, &p->wait);
 	return true;
+}
+
+bool piece_answered(struct piece *p, int ret)
+{
+	if (ret == -EAGAIN) {
+		piece_park(p, p->img->loop);
+		return false;
+	}
+	meta_op_done(p->img->meta);
+	if (ret == -ENOSPC && space_wait(p))
+		return false;
+	if (ret)
+		piece_abort(p, ret);
+	return !ret;
 }
 
 /* ------------------------------------------------------------------ in place */
@@ -452,17 +466,8 @@ static void write_reserve(struct piece *p)
 	memset(&p->ext, 0, sizeof(p->ext));
 	meta_op_begin(img->meta);
 	ret = img->failed ? img->failed : img->fmt->reserve(img, p->off, p->len, 0, &p->ext);
-	if (ret == -EAGAIN) {
-		piece_park(p, img->loop);
+	if (!piece_answered(p, ret))
 		return;
-	}
-	meta_op_done(img->meta);
-	if (ret == -ENOSPC && space_wait(p))
-		return;
-	if (ret) {
-		piece_abort(p, ret);
-		return;
-	}
 	p->reserved = true;
 	if (img->eng.turn == p) {
 		img->eng.turn = NULL;
@@ -562,17 +567,8 @@ static void unmap_step(struct piece *p)
 		meta_op_begin(img->meta);
 		ret = img->failed ? img->failed
 				  : img->fmt->unmap(img, p->off, p->len, flags, &done);
-		if (ret == -EAGAIN) {
-			piece_park(p, img->loop);
+		if (!piece_answered(p, ret))
 			return;
-		}
-		meta_op_done(img->meta);
-		if (ret == -ENOSPC && space_wait(p))
-			return;
-		if (ret) {
-			piece_abort(p, ret);
-			return;
-		}
 		if (!done) {
 			zero_rewrite(p);
 			return;

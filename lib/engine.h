@@ -116,7 +116,8 @@ void piece_io(struct piece *p, enum io_op op, struct file *file, uint64_t host, 
 void req_reenter(struct tapimg_req *req);
 
 /* engine-write.c */
-bool space_wait(struct piece *p);	/* after -ENOSPC: true if it waits and will try again */
+/* after a driver call that takes space: true to go on; else the piece waits to try again, or is over */
+bool piece_answered(struct piece *p, int ret);
 void write_step(struct piece *p);
 bool piece_lock(struct piece *p, uint64_t off, uint64_t end);	/* false: it waits */
 void piece_unlock(struct piece *p);
