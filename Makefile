@@ -2,7 +2,7 @@
 #
 # The manual of this build.  GNU make, one file, no recursion; everything made lies under $(O).
 #
-#   make                    libraries (static and shared), tapimg, the example programs
+#   make                    libraries (static and shared), the programs, the example programs
 #   make check              all kinds of tests, bounded to minutes: unit cli power fuzz-regression interop
 #   make unit | cli | power | fuzz-regression | interop
 #                           one kind; the last line of each is "N passed, N failed, N skipped"
@@ -25,7 +25,9 @@
 #   J=n                     tests at once (default: number of processors)
 #   T=pattern               only tests whose name contains it, e.g. make cli T=convert
 #
-# What belongs where: every .c of lib/ and formats/ is the library, every .c of cmd/ is tapimg.
+# What belongs where: every .c of lib/ and formats/ is the library.  A .c of cmd/ named in PROGRAMS
+# has the main() of that program; the others are an archive that all programs take what they use from.
+# Every .c of tapdisk/ is the server; its objects lie in $(O)/server, for $(O)/tapdisk is the program.
 # tests/unit/test-*.c and tests/power/test-*.c are one program each; the other .c files of these
 # folders are shared by all test programs.  tests/fuzz/fuzz-*.c are fuzz targets, tests/cli/*.sh
 # and tests/interop/*.{sh,py} are scripts (except those beginning with "lib"), tests/interop/*.c and
@@ -95,6 +97,9 @@ endif
 
 LIB_SRC := $(sort $(wildcard lib/*.c formats/*.c))
 CMD_SRC := $(sort $(wildcard cmd/*.c))
+SERVER_SRC := $(sort $(wildcard tapdisk/*.c))
+PROGRAMS := $(patsubst cmd/%.c,%,$(filter $(patsubst %,cmd/%.c,tapimg vhd-util td-util cbt-util \
+	    qcow-create img2qcow qcow2raw tap-ctl),$(CMD_SRC)))
 TEST_SRC := $(sort $(wildcard tests/unit/*.c tests/power/*.c))
 PROG_SRC := $(filter tests/unit/test-% tests/power/test-%,$(TEST_SRC))
 SHARED_SRC := $(filter-out $(PROG_SRC),$(TEST_SRC))
@@ -105,7 +110,8 @@ TOOL_SRC := $(sort $(wildcard tests/interop/*.c))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
 
 LIB_OBJ := $(LIB_SRC:%.c=$(O)/%.o)
-CMD_OBJ := $(CMD_SRC:%.c=$(O)/%.o)
+CMD_OBJ := $(filter-out $(PROGRAMS:%=$(O)/cmd/%.o),$(CMD_SRC:%.c=$(O)/%.o))
+SERVER_OBJ := $(filter-out $(O)/server/main.o,$(SERVER_SRC:tapdisk/%.c=$(O)/server/%.o))
 SHARED_OBJ := $(SHARED_SRC:%.c=$(O)/%.o)
 FUZZ_SHARED_OBJ := $(FUZZ_SHARED_SRC:%.c=$(O)/%.o)
 UNIT_BIN := $(patsubst %.c,$(O)/%,$(filter tests/unit/%,$(PROG_SRC)))
@@ -118,13 +124,13 @@ CLI_TESTS := $(filter-out tests/cli/lib%,$(sort $(wildcard tests/cli/*.sh tests/
 INTEROP_TESTS := $(filter-out tests/interop/lib%,$(sort $(wildcard tests/interop/*.sh tests/interop/*.py)))
 MAN := $(sort $(wildcard man/*.[1-8]))
 
-PROGRAM := $(O)/tapimg
+PROGRAM_BIN := $(PROGRAMS:%=$(O)/%) $(if $(wildcard tapdisk/main.c),$(O)/tapdisk)
 MAP := lib/libtapimg.map
 # With sanitizers only what the tests use: their run-time does not go with -z defs.
 SHARED_LIB := $(if $(SANS),,$(O)/$(SHLIB))
 PC := $(O)/tapimg.pc
 
-all: $(O)/libtapimg.a $(CMD_OBJ) $(SHARED_LIB) $(PC) $(PROGRAM) $(if $(SHARED_LIB),$(EXAMPLE_BIN))
+all: $(O)/libtapimg.a $(SHARED_LIB) $(PC) $(PROGRAM_BIN) $(if $(SHARED_LIB),$(EXAMPLE_BIN))
 
 # A changed command line or a changed list of files makes what depends on it again.
 same = $(and $(findstring x$(1)x,x$(2)x),$(findstring x$(2)x,x$(1)x))
@@ -135,6 +141,7 @@ _ := $(call remember,$(O)/.cflags,$(CFLAGS))
 _ := $(call remember,$(O)/.ldflags,flags: $(CC) $(TI_LDFLAGS) $(LIBS) $(SANFLAGS))
 _ := $(call remember,$(O)/.lib-list,files: $(LIB_OBJ))
 _ := $(call remember,$(O)/.cmd-list,files: $(CMD_OBJ))
+_ := $(call remember,$(O)/.server-list,files: $(SERVER_OBJ))
 _ := $(call remember,$(O)/.test-list,files: $(SHARED_OBJ))
 _ := $(call remember,$(O)/.paths,paths: $(VERSION) $(prefix) $(libdir) $(includedir))
 endif
@@ -166,10 +173,27 @@ $(O)/tapimg.pc: lib/tapimg.pc.in $(O)/.paths
 	$(Q)sed -e 's|@prefix@|$(prefix)|I' -e 's|@libdir@|$(libdir)|I' \
 		-e 's|@includedir@|$(includedir)|I' -e 's|@version@|$(VERSION)|I' $< >$@
 
-# The program carries the library in itself: fewer files to load, and no version to go wrong.
-$(O)/tapimg: $(CMD_OBJ) $(O)/libtapimg.a $(O)/.cmd-list $(O)/.ldflags
+$(O)/server/%.o: tapdisk/%.c $(O)/.flags
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(TI_CFLAGS) $(TI_CPPFLAGS) -MMD -MP -c -o $@ $<
+
+$(O)/libcmd.a: $(CMD_OBJ) $(O)/.cmd-list
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && ar rcs $@ $(CMD_OBJ)
+
+$(O)/libserver.a: $(SERVER_OBJ) $(O)/.server-list
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && ar rcs $@ $(SERVER_OBJ)
+
+# Programs carry the library in themselves: fewer files to load, and no version to go wrong.
+$(PROGRAMS:%=$(O)/%): $(O)/%: $(O)/cmd/%.o $(O)/libcmd.a $(O)/libtapimg.a $(O)/.ldflags
 	$(call say,LD,$@)
-	$(Q)$(CC) $(TI_CFLAGS) $(TI_LDFLAGS) -o $@ $(CMD_OBJ) $(O)/libtapimg.a $(LIBS)
+	$(Q)$(CC) $(TI_CFLAGS) $(TI_LDFLAGS) -o $@ $< $(O)/libcmd.a $(O)/libtapimg.a $(LIBS)
+
+$(O)/tapdisk: $(O)/server/main.o $(O)/libserver.a $(O)/libtapimg.a $(O)/.ldflags
+	$(call say,LD,$@)
+	$(Q)$(CC) $(TI_CFLAGS) $(TI_LDFLAGS) -o $@ $< $(O)/libserver.a $(O)/libtapimg.a $(LIBS)
 
 $(O)/tests/libtest.a: $(SHARED_OBJ) $(O)/.test-list
 	@mkdir -p $(@D)
@@ -260,7 +284,7 @@ bench: all $(BENCH_BIN)
 ANALYZER = -fanalyzer -Wno-analyzer-malloc-leak -Wno-analyzer-too-complex \
 	   -Wno-analyzer-null-dereference -Wno-analyzer-possible-null-dereference \
 	   -Wno-analyzer-possible-null-argument -Wno-analyzer-use-of-uninitialized-value
-ANALYZE_SRC := $(LIB_SRC) $(CMD_SRC)
+ANALYZE_SRC := $(LIB_SRC) $(CMD_SRC) $(SERVER_SRC)
 ANALYZE_STAMP := $(ANALYZE_SRC:%.c=$(O)/analyze/%.ok)
 $(O)/analyze/%.ok: %.c .clang-tidy $(O)/.flags
 	$(call say,CHECK,$<)
@@ -275,7 +299,7 @@ analyze: $(ANALYZE_STAMP)
 	$(Q)cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr \
 		--suppress=missingIncludeSystem --suppress=nullPointerRedundantCheck \
 		--suppress=uninitStructMember --error-exitcode=1 -j $(J) \
-		-Iinclude -Ilib -Iformats -Icmd -D_GNU_SOURCE lib formats cmd
+		-Iinclude -Ilib -Iformats -Icmd -D_GNU_SOURCE lib formats cmd $(if $(SERVER_SRC),tapdisk)
 	$(call say,CHECK,scripts)
 	$(Q)shellcheck -x -S warning scripts/install-deps scripts/quickstart scripts/test .ci/run \
 		$(wildcard tests/cli/*.sh tests/interop/*.sh)
@@ -286,7 +310,7 @@ analyze: $(ANALYZE_STAMP)
 
 install: all
 	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(libdir)/pkgconfig $(DESTDIR)$(includedir)
-	$(INSTALL) -m 755 $(O)/tapimg $(DESTDIR)$(bindir)/tapimg
+	$(INSTALL) -m 755 $(PROGRAM_BIN) $(DESTDIR)$(bindir)
 	$(INSTALL) -m 644 include/tapimg.h $(DESTDIR)$(includedir)/tapimg.h
 	$(INSTALL) -m 644 $(O)/libtapimg.a $(DESTDIR)$(libdir)/libtapimg.a
 	$(INSTALL) -m 755 $(O)/$(SHLIB) $(DESTDIR)$(libdir)/$(SHLIB)
@@ -306,7 +330,7 @@ install-qemu-img-link: install
 
 # The link is taken away only if it is ours.
 uninstall:
-	rm -f $(DESTDIR)$(bindir)/tapimg $(DESTDIR)$(includedir)/tapimg.h \
+	rm -f $(PROGRAM_BIN:$(O)/%=$(DESTDIR)$(bindir)/%) $(DESTDIR)$(includedir)/tapimg.h \
 		$(DESTDIR)$(libdir)/libtapimg.a $(DESTDIR)$(libdir)/libtapimg.so \
 		$(DESTDIR)$(libdir)/$(SONAME) $(DESTDIR)$(libdir)/$(SHLIB) \
 		$(DESTDIR)$(libdir)/pkgconfig/tapimg.pc $(DESTDIR)$(compdir)/tapimg \
@@ -318,7 +342,8 @@ uninstall:
 clean:
 	rm -rf $(O)
 
--include $(patsubst %.c,$(O)/%.d,$(LIB_SRC) $(CMD_SRC) $(TEST_SRC) $(FUZZ_SRC) $(FUZZ_SHARED_SRC) $(BENCH_SRC) $(TOOL_SRC))
+-include $(patsubst %.c,$(O)/%.d,$(LIB_SRC) $(CMD_SRC) $(TEST_SRC) $(FUZZ_SRC) $(FUZZ_SHARED_SRC) $(BENCH_SRC) $(TOOL_SRC)) \
+	$(SERVER_SRC:tapdisk/%.c=$(O)/server/%.d)
 
 .PHONY: all examples unit cli power fuzz-regression interop check san-check check-long valgrind \
 	fuzz fuzz-build bench analyze install install-qemu-img-link uninstall clean
