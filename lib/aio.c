@@ -190,6 +190,11 @@ int aio_reap(struct aio *aio)
 	return n;
 }
 
+bool aio_ready(const struct aio *aio)
+{
+	return aio->ring && aio->ring->head != __atomic_load_n(&aio->ring->tail, __ATOMIC_ACQUIRE);
+}
+
 int aio_wait(struct aio *aio, int64_t timeout_ns)
 {
 	struct timespec ts;

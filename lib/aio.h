@@ -44,6 +44,8 @@ static inline void aio_queue(struct aio *aio, struct aio_op *op)
 int aio_submit(struct aio *aio);
 /* Runs done() of what has finished. Returns how many; no system call with a mapped ring. */
 int aio_reap(struct aio *aio);
+/* Whether aio_reap() would find something, as far as can be seen without a system call. */
+bool aio_ready(const struct aio *aio);
 /* Sleeps for a completion, at most @timeout_ns (negative: for ever), and runs it. */
 int aio_wait(struct aio *aio, int64_t timeout_ns);
 /* Lets aio_wait return when @fd becomes readable: @done runs, once. -EINVAL: no such kernel. */

@@ -4,6 +4,7 @@
 #define LOOP_IMPL_H
 
 #include <pthread.h>
+#include <sys/epoll.h>
 
 #include "aio.h"
 #include "loop.h"
@@ -32,11 +33,26 @@ struct pool {
 	unsigned outstanding;		/* the loop's: submitted and not called back */
 };
 
+#define WATCH_BATCH 16
+
+struct loop_watches {
+	int epfd;			/* -1: nothing was ever watched */
+	unsigned count;
+	unsigned idle_turns;		/* since the descriptors were asked */
+	bool hot;			/* the last answer had something */
+	bool woken;			/* the next one will */
+	int at, n;			/* fetched events: delivered, all */
+	struct epoll_event ev[WATCH_BATCH];
+};
+
 struct tapimg_loop {
 	struct list ready;
 	struct list timers;		/* by time */
 	struct list *park;
 	struct list providers;
+	struct list idlers;
+	uint64_t spin, spin_max;	/* ns */
+	struct loop_watches watch;
 	struct aio aio;
 	struct pool pool;
 	uint64_t now;			/* 0: not read in this turn */
@@ -73,6 +89,16 @@ static inline void loop_signal(struct tapimg_loop *loop)
 	if (loop->epfd >= 0 && !loop->depth && !loop->signalled)
 		loop_signal_slow(loop);
 }
+
+/* watch.c: negative errno, or the number of callbacks run */
+int watch_collect(struct tapimg_loop *loop, int64_t timeout_ns);	/* negative: no limit */
+int watch_glance(struct tapimg_loop *loop);	/* while there is other work: now and then */
+static inline bool watch_pending(const struct tapimg_loop *loop)
+{
+	return loop->watch.woken || loop->watch.at < loop->watch.n;
+}
+void watch_stop(struct tapimg_loop *loop);
+bool idlers_found(struct tapimg_loop *loop);	/* before a sleep: true, do not */
 
 /* work.c */
 void pool_init(struct tapimg_loop *loop, unsigned threads);

@@ -3,7 +3,8 @@
  * loop.c - the event loop: turns, tasks, timers, parking, providers
  *
  * One turn: submit, reap the ring, take finished helper jobs, fire timers, run tasks, submit again.
- * A turn that found nothing to run may sleep, in exactly one place (loop_sleep):
+ * A turn that found nothing to run asks the idlers, and may then sleep, in exactly one place
+ * (loop_sleep), where watched descriptors (watch.c) take the place of the eventfd:
  *	- in io_getevents when transfers are in flight; if helpers are busy too, a poll on the wake-up
  *	  eventfd is in the ring as well, so that either ends the sleep;
  *	- in poll() on the eventfd when only helpers are busy, or only timers are armed.
@@ -171,7 +172,10 @@ static void loop_woken(struct aio_op *op, long res)
 	struct tapimg_loop *loop = container_of(aio, struct tapimg_loop, aio);
 
 	aio->wake_armed = false;
-	drain_fd(loop->wakefd);
+	if (loop->watch.epfd >= 0)
+		loop->watch.woken = true;
+	else
+		drain_fd(loop->wakefd);
 }
 
 /* ns until the first timer; negative: none */
@@ -203,21 +207,25 @@ static int loop_poll(struct tapimg_loop *loop, int fd, int64_t timeout_ns)
 /* Something is outstanding that can end a sleep. */
 static bool loop_pending(struct tapimg_loop *loop)
 {
-	return loop->aio.inflight || loop->aio.head || loop->pool.outstanding ||
+	return loop->aio.inflight || loop->aio.head || loop->pool.outstanding || loop->watch.count ||
 	       !list_empty(&loop->timers) || !list_empty(&loop->ready);
 }
 
 static int loop_do_sleep(struct tapimg_loop *loop, int64_t timeout)
 {
 	struct aio *aio = &loop->aio;
+	bool watching = loop->watch.epfd >= 0;
+	int wakefd = watching ? loop->watch.epfd : loop->wakefd;
 
 	if (loop->epfd >= 0)
 		return loop_poll(loop, loop->epfd, timeout);
 	if (!aio->inflight)
-		return loop_poll(loop, loop->wakefd, timeout);
-	/* without the poll, look after the helpers every millisecond */
-	if (loop->pool.outstanding && aio_arm_wake(aio, loop->wakefd, loop_woken) < 0)
+		return watching ? watch_collect(loop, timeout) : loop_poll(loop, wakefd, timeout);
+	/* without the poll, look after the others every millisecond */
+	if ((loop->pool.outstanding || watching) && aio_arm_wake(aio, wakefd, loop_woken) < 0) {
 		timeout = timeout < 0 ? 1000000 : MIN(timeout, 1000000);
+		loop->watch.woken = true;
+	}
 	return aio_wait(aio, timeout);
 }
 
@@ -231,6 +239,8 @@ static int loop_sleep(struct tapimg_loop *loop)
 		return 0;
 	if (loop->aio.head && !loop->aio.inflight)
 		return 0;		/* the kernel took nothing; try again */
+	if (idlers_found(loop))
+		return 0;
 	timeout = loop_timeout(loop);
 	if (loop->fake && timeout >= 0) {
 		loop->fake->now += timeout;
@@ -290,6 +300,12 @@ static int loop_turn(struct tapimg_loop *loop, bool wait)
 	if (loop->aio.head)
 		done += aio_submit(&loop->aio);
 	ret = loop_collect(loop);
+	if (ret >= 0 && (ret || done || !wait || watch_pending(loop))) {
+		int n = watch_glance(loop);
+
+		if (n)
+			ret = n < 0 ? n : ret + n + loop_run_tasks(loop);
+	}
 	if (ret == 0 && !done && wait) {
 		ret = loop_sleep(loop);
 		if (ret < 0)
@@ -364,6 +380,8 @@ int tapimg_loop_fd(struct tapimg_loop *loop)
 	ret = epfd < 0 ? -errno : loop_epoll_add(epfd, tfd);
 	if (!ret)
 		ret = loop_epoll_add(epfd, loop->wakefd);
+	if (!ret && loop->watch.epfd >= 0)
+		ret = loop_epoll_add(epfd, loop->watch.epfd);
 	if (!ret)
 		ret = loop_settle_aio(loop);
 	if (ret < 0) {
@@ -393,8 +411,9 @@ int tapimg_loop_new(unsigned threads, struct tapimg_loop **out, struct tapimg_er
 	list_init(&loop->ready);
 	list_init(&loop->timers);
 	list_init(&loop->providers);
+	list_init(&loop->idlers);
 	aio_init(&loop->aio);
-	loop->epfd = loop->timerfd = -1;
+	loop->epfd = loop->timerfd = loop->watch.epfd = -1;
 	loop->wakefd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (loop->wakefd < 0) {
 		ret = err_errno(err, -errno, "event loop");
@@ -413,6 +432,7 @@ void tapimg_loop_free(struct tapimg_loop *loop)
 	pool_exit(loop);
 	work_slots_free();
 	aio_stop(&loop->aio);
+	watch_stop(loop);
 	if (loop->epfd >= 0) {
 		close(loop->epfd);
 		close(loop->timerfd);

@@ -5,7 +5,7 @@
  * A turn (tapimg_loop_run): submit the iocbs queued since the last one in one io_submit; reap
  * completions from the mapped aio ring (no system call when some are there); take finished helper
  * jobs; run the tasks that are ready, including those they make ready, up to a fair limit; submit
- * again.  Sleep only if nothing at all was ready.
+ * again.  Sleep only if nothing at all was ready.  Servers add watched descriptors (watch.c).
  */
 #ifndef LOOP_H
 #define LOOP_H
@@ -51,6 +51,36 @@ struct waiter {
 void loop_set_park(struct tapimg_loop *loop, struct list *waiters);
 void loop_park(struct tapimg_loop *loop, struct waiter *w);	/* on the list named last */
 void waiters_wake(struct list *waiters, int ret);	/* empties the list first; runs each wake() */
+
+/*
+ * A descriptor that the loop watches; level-triggered unless EPOLLET is among the events. Embedded.
+ * tapimg_loop_run() with @wait then sleeps until one is ready, too.  fn may remove and free any
+ * watch, and run the loop; what it does with the descriptor must not block, and nothing to read
+ * there is no error.
+ */
+struct watch {
+	int fd;
+	uint32_t events;	/* EPOLLIN and so on; 0: only errors */
+	void (*fn)(struct watch *w, uint32_t events);
+	bool on;		/* the loop's */
+};
+int loop_watch(struct tapimg_loop *loop, struct watch *w);		/* fd, events and fn are set */
+int loop_watch_events(struct tapimg_loop *loop, struct watch *w, uint32_t events);
+void loop_unwatch(struct tapimg_loop *loop, struct watch *w);	/* before the descriptor is closed */
+
+/*
+ * Asked when a turn has found nothing to do.  With @sleeping the loop goes to sleep unless one
+ * answers true: whoever is told of new work only on demand demands it now, and looks once more.
+ * Without, the loop is spinning: just look.  An idler may remove itself, and no other.
+ */
+struct idler {
+	struct list node;
+	bool (*fn)(struct idler *i, bool sleeping);
+};
+void loop_add_idler(struct tapimg_loop *loop, struct idler *i);
+void loop_remove_idler(struct idler *i);
+/* Before a sleep look for work so long, adapting below @max_ns to how often that helps; 0: do not. */
+void loop_set_spin(struct tapimg_loop *loop, uint64_t max_ns);
 
 /*
  * Providers open what is not a plain path: "sim:..." in tests, network stores later.  The first
