@@ -249,8 +249,8 @@ static int cache_open(struct tapimg *img, struct tapimg_err *err)
 		return err_errno(err, ret, "%s: metadata cache", img->name);
 	img->meta->free_align = q->cluster;
 	img->meta->punch = img->flags & TAPIMG_UNMAP;
-	if (q->data_file)
-		meta_add_file(img->meta, q->data_file);
+	if (q->data_file && meta_add_file(img->meta, q->data_file, false) < 0)
+		return err_errno(err, -ENOMEM, "%s", img->name);
 	return 0;
 }
 

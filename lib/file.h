@@ -90,6 +90,12 @@ struct file {
 	void *priv;			/* the backend's */
 };
 
+/* a flush would find nothing to do */
+static inline bool file_flushed(const struct file *f)
+{
+	return f->wseq == f->fseq && !f->flush_err;
+}
+
 /* Every member but those marked is required.  Blocking ones are for administrative use. */
 struct file_ops {
 	const char *name;

@@ -110,7 +110,7 @@ int image_settle(struct tapimg *img)
 		/* damage met in an image does not end the writes that were made before */
 		ret = meta_settle(img->meta);
 		for (unsigned i = 0; i < img->meta->nfiles; i++) {
-			r = file_flush(img->meta->files[i]);
+			r = file_flush(img->meta->files[i].file);
 			ret = ret ? ret : r;
 		}
 	} else {

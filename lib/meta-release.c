@@ -132,20 +132,22 @@ void meta_punch(struct meta *m, uint64_t off, uint64_t len)
 	if (!p)
 		return;
 	p->m = m;
-	p->io = (struct io){ .file = m->file, .op = IO_DISCARD, .off = off, .len = len,
-			     .done = punch_done };
+	p->io = (struct io){ .file = m->files[meta_index(m, off)].file, .op = IO_DISCARD,
+			     .off = meta_offset(m, off), .len = len, .done = punch_done };
 	list_append(&m->punching, &p->node);
 	file_submit(&p->io);
 }
 
 bool meta_punching(const struct meta *m, uint64_t off, uint64_t len)
 {
+	const struct file *f = m->files[meta_index(m, off)].file;
 	struct list *n;
 
+	off = meta_offset(m, off);
 	list_for_each(n, &m->punching) {
 		struct punch *p = list_entry(n, struct punch, node);
 
-		if (p->io.off < off + len && off < p->io.off + p->io.len)
+		if (p->io.file == f && p->io.off < off + len && off < p->io.off + p->io.len)
 			return true;
 	}
 	return false;

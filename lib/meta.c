@@ -290,9 +290,9 @@ static void read_start(struct meta *m, struct mblk *b, struct meta_read *r)
 	b->state = MBLK_READING;
 	b->reading = true;
 	m->nreading++;
-	r->io.file = m->file;
+	r->io.file = m->files[meta_index(m, b->off)].file;
 	r->io.op = IO_READ;
-	r->io.off = b->off;
+	r->io.off = meta_offset(m, b->off);
 	r->io.len = m->bsize;
 	r->io.iov1.iov_base = b->data;
 	r->io.iov1.iov_len = m->bsize;
@@ -517,6 +517,28 @@ static void epoch_end(struct meta *m)
 		loop_timer_arm(m->loop, &m->timer, loop_now(m->loop) + TIMER_NS);
 }
 
+static void flush_done(struct io *io);
+
+/* Flushes the next file that needs it; false: there is none. */
+static bool flush_next(struct meta *m, struct io *io)
+{
+	while (m->flush_next < m->nfiles) {
+		struct meta_file *f = &m->files[m->flush_next++];
+		/* the first flush has data to cover as well, in any file */
+		bool wanted = (m->step <= 0 || f->wrote) && !file_flushed(f->file);
+
+		f->wrote = false;
+		if (!wanted)
+			continue;
+		*io = (struct io){ .file = f->file, .op = IO_FLUSH, .done = flush_done,
+				   .iov1 = { .iov_base = m } };
+		m->writes++;
+		file_submit(io);
+		return true;
+	}
+	return false;
+}
+
 static void flush_done(struct io *io)
 {
 	struct meta *m = *(struct meta **)&io->iov1.iov_base;
@@ -525,24 +547,21 @@ static void flush_done(struct io *io)
 		m->werr = io->ret;
 		m->werr_off = 0;
 	}
-	if (!--m->writes)
+	m->writes--;
+	if (!flush_next(m, io) && !m->writes)
 		epoch_step(m);
 }
 
-static void epoch_flush(struct meta *m)
+/* false: there was nothing to flush */
+static bool epoch_flush(struct meta *m)
 {
-	/* only the first flush has data to cover, and so other files */
-	unsigned n = m->step <= 0 ? m->nfiles : 1, i;
+	unsigned i;
 
 	m->flushing = true;
-	m->writes = n;
-	for (i = 0; i < n; i++) {
-		struct io *io = &m->flush_io[i];
-
-		*io = (struct io){ .file = m->files[i], .op = IO_FLUSH, .done = flush_done,
-				   .iov1 = { .iov_base = m } };
-		file_submit(io);
-	}
+	m->flush_next = 0;
+	for (i = 0; i < META_FLUSHES && flush_next(m, &m->flush_io[i]); i++)
+		;
+	return m->writes > 0;
 }
 
 static void write_done(struct io *io)
@@ -578,9 +597,10 @@ static int write_run(struct meta *m, struct mblk **v, unsigned n)
 		w->iov[i].iov_len = m->bsize;
 	}
 	w->m = m;
-	w->io = (struct io){ .file = m->file, .op = IO_WRITE, .off = v[0]->off,
-			     .len = (uint64_t)n * m->bsize, .iov = w->iov, .iovcnt = n,
-			     .done = write_done };
+	w->io = (struct io){ .file = m->files[meta_index(m, v[0]->off)].file, .op = IO_WRITE,
+			     .off = meta_offset(m, v[0]->off), .len = (uint64_t)n * m->bsize,
+			     .iov = w->iov, .iovcnt = n, .done = write_done };
+	m->files[meta_index(m, v[0]->off)].wrote = true;
 	m->writes++;
 	file_submit(&w->io);
 	return 0;
@@ -609,7 +629,8 @@ static void epoch_write(struct meta *m, int rank)
 	qsort(v, count, sizeof(*v), by_off);
 	for (i = 0; i < count && !m->werr; i = j) {
 		for (j = i + 1; j < count && j - i < WRITE_BLOCKS; j++)
-			if (v[j]->off != v[j - 1]->off + m->bsize)
+			if (v[j]->off != v[j - 1]->off + m->bsize ||
+			    meta_index(m, v[j]->off) != meta_index(m, v[i]->off))
 				break;
 		m->werr = write_run(m, v + i, j - i);
 		m->werr_off = v[i]->off;
@@ -648,10 +669,9 @@ static void epoch_step(struct meta *m)
 
 		if (m->werr)
 			break;
-		if (m->step >= 0 && !m->flushing && step_has_flush(m, m->step)) {
-			epoch_flush(m);		/* the writes of this step are over */
+		/* the writes of this step are over */
+		if (m->step >= 0 && !m->flushing && step_has_flush(m, m->step) && epoch_flush(m))
 			return;
-		}
 		m->flushing = false;
 		do {
 			if (++m->step == META_RANKS)
@@ -689,7 +709,6 @@ int meta_new(struct file *file, uint32_t bsize, uint64_t cache, const struct met
 	if (!m)
 		return -ENOMEM;
 	m->loop = file->loop;
-	m->file = m->files[0] = file;
 	m->nfiles = 1;
 	m->ops = ops;
 	m->arg = arg;
@@ -700,10 +719,14 @@ int meta_new(struct file *file, uint32_t bsize, uint64_t cache, const struct met
 		hsize *= 2;
 	m->hash = calloc(hsize, sizeof(*m->hash));
 	m->hmask = hsize - 1;
-	if (!m->hash) {
+	m->files = calloc(1, sizeof(*m->files));
+	if (!m->hash || !m->files) {
+		free(m->files);
+		free(m->hash);
 		free(m);
 		return -ENOMEM;
 	}
+	m->files[0].file = file;
 	for (r = 0; r < META_RANKS; r++) {
 		list_init(&m->dirty[r]);
 		list_init(&m->closing[r]);
@@ -721,10 +744,19 @@ int meta_new(struct file *file, uint32_t bsize, uint64_t cache, const struct met
 	return 0;
 }
 
-void meta_add_file(struct meta *m, struct file *f)
+int meta_add_file(struct meta *m, struct file *f, bool blocks)
 {
-	assert(m->nfiles < META_MAX_FILES);
-	m->files[m->nfiles++] = f;
+	struct meta_file *v;
+
+	assert(!m->nblk && m->nfiles < 1U << (64 - META_FILE_SHIFT));
+	v = realloc(m->files, (m->nfiles + 1) * sizeof(*v));
+	if (!v)
+		return -ENOMEM;
+	m->files = v;
+	v[m->nfiles] = (struct meta_file){ .file = f };
+	if (blocks)
+		m->fshift = META_FILE_SHIFT;
+	return (int)m->nfiles++;
 }
 
 static bool meta_busy(const struct meta *m)
@@ -757,6 +789,7 @@ void meta_destroy(struct meta *m)
 	free(m->slab);
 	free(m->ring);
 	free(m->hash);
+	free(m->files);
 	free(m);
 }
 

@@ -10,6 +10,8 @@
  *	p = meta_dirty(m, b, rank);	before changing it; change it through p, in this call
  *	p = meta_fresh(m, off, rank);	a block whose old contents do not matter: zeroes, already dirty
  *	meta_free(m, off, len);		host space that the changes just made no longer refer to
+ * Where an image has its blocks in more than one file, "off" is meta_addr(), with the index that
+ * meta_add_file() gave; everywhere else it is the offset in the only file.
  * Gather, then change: no -EAGAIN after the first meta_dirty, meta_fresh or meta_free of a call.
  * A block pointer is good until the driver call returns; p until then as well.
  */
@@ -19,12 +21,13 @@
 #include "file.h"
 
 #define META_RANKS 6
-#define META_MAX_FILES 4
+#define META_FLUSHES 4		/* files flushed at the same time */
+#define META_FILE_SHIFT 48	/* of the file's index in a block's address, see meta_addr() */
 
 enum mblk_state { MBLK_READING, MBLK_VALID };
 
 struct mblk {
-	uint64_t off;			/* in the file; multiple of the block size */
+	uint64_t off;			/* in the file (meta_addr); multiple of the block size */
 	struct mblk *hnext;		/* hash chain */
 	uint8_t *data;			/* current contents */
 	uint8_t *frozen;		/* contents as of the closing epoch, while they differ */
@@ -54,11 +57,17 @@ struct meta_ops {
 	void (*failed)(void *arg, int err, uint64_t off, const char *what);
 };
 
+struct meta_file {
+	struct file *file;
+	bool wrote;			/* blocks of the rank that is being written went there */
+};
+
 struct meta {
 	struct tapimg_loop *loop;
-	struct file *file;		/* the blocks live here */
-	struct file *files[META_MAX_FILES];	/* all that a flush must cover, file first */
+	struct meta_file *files;	/* all that a flush must cover; the blocks live in the first, */
 	unsigned nfiles;
+	unsigned fshift;		/* or META_FILE_SHIFT: where their addresses say; 0: in the first */
+	unsigned flush_next;		/* the file that the running flush takes next */
 	const struct meta_ops *ops;
 	void *arg;
 	uint32_t bsize;
@@ -84,7 +93,7 @@ struct meta {
 	unsigned writes;		/* transfers of this step in flight */
 	int werr;
 	uint64_t werr_off;
-	struct io flush_io[META_MAX_FILES];
+	struct io flush_io[META_FLUSHES];
 	struct list room;		/* waiters for blocks that can be evicted */
 
 	struct list users;		/* struct meta_user, oldest first */
@@ -128,7 +137,11 @@ enum {
  */
 int meta_new(struct file *file, uint32_t bsize, uint64_t cache, const struct meta_ops *ops,
 	     void *arg, struct meta **out);
-void meta_add_file(struct meta *m, struct file *f);	/* a flush covers it too */
+/*
+ * A flush covers @f too.  Returns its index, which is 1 or more, or -ENOMEM.  @blocks: it has blocks as
+ * well: from now on all addresses are taken for meta_addr() ones, and offsets end at 1 << META_FILE_SHIFT.
+ */
+int meta_add_file(struct meta *m, struct file *f, bool blocks);
 void meta_destroy(struct meta *m);	/* dirty blocks are lost: meta_sync first */
 
 /* For -EAGAIN of a call that has worked long enough: it is woken when others have had their turn. */
@@ -148,6 +161,21 @@ void meta_punch(struct meta *m, uint64_t off, uint64_t len);
 bool meta_punching(const struct meta *m, uint64_t off, uint64_t len);
 /* drops cached blocks in a range that holds metadata no more */
 void meta_forget(struct meta *m, uint64_t off, uint64_t len);
+
+static inline uint64_t meta_addr(unsigned index, uint64_t off)
+{
+	return (uint64_t)index << META_FILE_SHIFT | off;
+}
+
+static inline unsigned meta_index(const struct meta *m, uint64_t addr)
+{
+	return m->fshift ? addr >> m->fshift : 0;
+}
+
+static inline uint64_t meta_offset(const struct meta *m, uint64_t addr)
+{
+	return m->fshift ? addr & ((1ULL << m->fshift) - 1) : addr;
+}
 
 static inline unsigned meta_hash(const struct meta *m, uint64_t off)
 {

@@ -19,7 +19,7 @@
 
 struct recorder {
 	char log[4096];
-	uint8_t disk[DISK];
+	uint8_t disk[2][DISK];
 	int fail_write;		/* errno for writes from now on */
 	unsigned nheld;
 	struct io *io[256];
@@ -27,7 +27,7 @@ struct recorder {
 
 static struct tapimg_loop *loop;
 static struct recorder *rec;
-static struct file *file;
+static struct file *file, *other;
 static struct meta *meta;
 static char released[256];
 static int failed_with;
@@ -37,6 +37,12 @@ static void note(const char *what, uint64_t off)
 	size_t n = strlen(rec->log);
 
 	snprintf(rec->log + n, sizeof(rec->log) - n, "%s%d ", what, (int)(off / BS));
+}
+
+/* What happens to the second file is noted in small letters. */
+static void note_io(const struct io *io, const char *what, const char *small, uint64_t off)
+{
+	note(io->file == file ? what : small, off);
 }
 
 static void rec_submit(struct io *io)
@@ -50,13 +56,13 @@ static void rec_submit(struct io *io)
 			size_t o;
 
 			for (o = 0; o < io->iov[i].iov_len; o += BS)
-				note("W", off + o);
+				note_io(io, "W", "w", off + o);
 			off += io->iov[i].iov_len;
 		}
 	} else if (io->op == IO_FLUSH) {
-		note("F", 0);
+		note_io(io, "F", "f", 0);
 	} else if (io->op == IO_DISCARD) {
-		note("D", io->off);
+		note_io(io, "D", "d", io->off);
 	}
 	rec->io[rec->nheld++] = io;
 }
@@ -65,6 +71,7 @@ static void rec_submit(struct io *io)
 static bool let_go(void)
 {
 	struct io *io;
+	uint8_t *disk;
 	uint64_t off;
 	int i;
 
@@ -73,11 +80,12 @@ static bool let_go(void)
 	io = rec->io[0];
 	memmove(rec->io, rec->io + 1, --rec->nheld * sizeof(rec->io[0]));
 	off = io->off;
+	disk = rec->disk[io->file != file];
 	for (i = 0; i < io->iovcnt && (io->op == IO_READ || io->op == IO_WRITE); i++) {
 		if (io->op == IO_READ)
-			memcpy(io->iov[i].iov_base, rec->disk + off, io->iov[i].iov_len);
+			memcpy(io->iov[i].iov_base, disk + off, io->iov[i].iov_len);
 		else if (!rec->fail_write)
-			memcpy(rec->disk + off, io->iov[i].iov_base, io->iov[i].iov_len);
+			memcpy(disk + off, io->iov[i].iov_base, io->iov[i].iov_len);
 		off += io->iov[i].iov_len;
 	}
 	io_complete(io, io->op == IO_WRITE ? rec->fail_write : 0);
@@ -144,18 +152,28 @@ static void on_failed(void *arg, int err, uint64_t off, const char *what)
 
 static const struct meta_ops ops = { .release = on_release, .failed = on_failed };
 
+static struct file *rec_open(const char *name)
+{
+	struct file *f = file_alloc(loop, &rec_ops, name, FILE_RDWR);
+
+	f->align = f->mem_align = f->discard_align = 1;
+	f->max_io = 1 << 20;
+	f->size = f->logical_end = DISK;
+	return f;
+}
+
 static void setup(void)
 {
 	int i;
 
 	ck_assert_int_eq(tapimg_loop_new(1, &loop, NULL), 0);
 	rec = calloc(1, sizeof(*rec));
-	for (i = 0; i < DISK; i++)
-		rec->disk[i] = i / BS;
-	file = file_alloc(loop, &rec_ops, "recorder", FILE_RDWR);
-	file->align = file->mem_align = file->discard_align = 1;
-	file->max_io = 1 << 20;
-	file->size = file->logical_end = DISK;
+	for (i = 0; i < DISK; i++) {
+		rec->disk[0][i] = i / BS;
+		rec->disk[1][i] = 100 + i / BS;
+	}
+	file = rec_open("recorder");
+	other = rec_open("other");
 	ck_assert_int_eq(meta_new(file, BS, 0, &ops, NULL, &meta), 0);
 	released[0] = 0;
 	failed_with = 0;
@@ -167,6 +185,7 @@ static void teardown(void)
 	run_dry();
 	meta_destroy(meta);
 	file_close(file);
+	file_close(other);
 	tapimg_loop_free(loop);
 	free(rec);
 }
@@ -261,11 +280,11 @@ START_TEST(frozen)	/* M3 */
 	change(2, 2, 0x33);	/* rank 2 of the epoch that is closing: not yet written */
 	run_dry();
 	ck_assert(s.done);
-	ck_assert_int_eq(rec->disk[2 * BS], 0x22);
+	ck_assert_int_eq(rec->disk[0][2 * BS], 0x22);
 	ck_assert_int_eq(get(2)->data[0], 0x33);
 	sync_start(&s);
 	run_dry();
-	ck_assert_int_eq(rec->disk[2 * BS], 0x33);
+	ck_assert_int_eq(rec->disk[0][2 * BS], 0x33);
 }
 END_TEST
 
@@ -286,7 +305,7 @@ START_TEST(sync_waits_for_later_epoch)	/* M5 */
 	ck_assert(!b.done);
 	run_dry();
 	ck_assert(b.done);
-	ck_assert_int_eq(rec->disk[3 * BS], 3);
+	ck_assert_int_eq(rec->disk[0][3 * BS], 3);
 }
 END_TEST
 
@@ -419,6 +438,77 @@ START_TEST(forget)
 }
 END_TEST
 
+static struct mblk *get_at(uint64_t addr)
+{
+	struct mblk *b = meta_get(meta, addr);
+
+	if (!b) {
+		run_dry();
+		b = meta_get(meta, addr);
+	}
+	ck_assert_ptr_nonnull(b);
+	return b;
+}
+
+/* Blocks of the same offset in two files are two blocks; each rank flushes the files it was written to. */
+START_TEST(two_files)
+{
+	struct sync s;
+
+	ck_assert_int_eq(meta_add_file(meta, other, true), 1);
+	ck_assert_int_eq(get_at(meta_addr(0, 3 * BS))->data[0], 3);
+	ck_assert_int_eq(get_at(meta_addr(1, 3 * BS))->data[0], 103);
+	rec->log[0] = 0;
+	meta_dirty(meta, get_at(meta_addr(1, 3 * BS)), 1)[0] = 0x11;
+	meta_op_begin(meta);
+	meta_dirty(meta, get_at(meta_addr(1, 4 * BS)), 2)[0] = 0x12;
+	meta_op_begin(meta);
+	meta_dirty(meta, get_at(meta_addr(0, 5 * BS)), 2)[0] = 0x13;
+	meta_op_begin(meta);
+	sync_start(&s);
+	run_dry();
+	ck_assert(s.done && !s.w.ret);
+	ck_assert_str_eq(rec->log, "w3 f0 W5 w4 F0 f0 ");
+	ck_assert_int_eq(rec->disk[1][3 * BS], 0x11);
+	ck_assert_int_eq(rec->disk[1][4 * BS], 0x12);
+	ck_assert_int_eq(rec->disk[0][5 * BS], 0x13);
+	ck_assert_int_eq(rec->disk[0][3 * BS], 3);
+}
+END_TEST
+
+/* The data that a file got are covered by the first flush, although it holds no blocks. */
+START_TEST(many_files)
+{
+	struct file *f[META_FLUSHES + 3];
+	struct sync s;
+	unsigned i, n = 0;
+	const char *p;
+
+	for (i = 0; i < ARRAY_SIZE(f); i++) {
+		f[i] = rec_open("more");
+		ck_assert_int_eq(meta_add_file(meta, f[i], false), (int)i + 1);
+		if (i != 2)
+			file_written(f[i], 0, BS);
+	}
+	change(4, 1, 0x44);
+	rec->log[0] = 0;
+	sync_start(&s);
+	turn();
+	ck_assert_uint_eq(rec->nheld, META_FLUSHES);
+	ck_assert_ptr_null(strchr(rec->log, 'W'));
+	run_dry();
+	ck_assert(s.done && !s.w.ret);
+	for (p = rec->log; (p = strchr(p, 'f')); p++)
+		n++;
+	ck_assert_uint_eq(n, ARRAY_SIZE(f) - 1);
+	ck_assert_str_eq(strchr(rec->log, 'W'), "W4 F0 ");
+	meta_destroy(meta);
+	for (i = 0; i < ARRAY_SIZE(f); i++)
+		file_close(f[i]);
+	ck_assert_int_eq(meta_new(file, BS, 0, &ops, NULL, &meta), 0);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("meta");
@@ -439,6 +529,8 @@ int main(void)
 	tcase_add_test(tc, eviction);
 	tcase_add_test(tc, fresh_over_read);
 	tcase_add_test(tc, forget);
+	tcase_add_test(tc, two_files);
+	tcase_add_test(tc, many_files);
 	suite_add_tcase(s, tc);
 	sr = srunner_create(s);
 	srunner_run_all(sr, CK_NORMAL);
