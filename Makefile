@@ -81,7 +81,7 @@ TI_CPPFLAGS = -Iinclude -Ilib -Iformats -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 $(C
 TI_CFLAGS = -std=gnu11 $(WARN) -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread \
 	    $(CFLAGS) $(SANFLAGS)
 TI_LDFLAGS = -Wl,-O1 -Wl,--as-needed -Wl,-z,relro $(LDFLAGS)
-LIBS = -laio -lz -lzstd -ldeflate -ljansson -pthread
+LIBS = -laio -lz -lzstd -ldeflate -ljansson -luuid -pthread
 CHECK_LIBS = -lcheck -lsubunit -lm -lrt
 TEST_CPPFLAGS = -Itests/unit -Itests/power -Itests/fuzz -Icmd
 

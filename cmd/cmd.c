@@ -131,7 +131,7 @@ void cli_help(const struct cli *c, FILE *out)
 	}
 	fprintf(out, "usage: %s [--help | --version] VERB [OPTION...] [FILE...]\n"
 		"Virtual disk images: create, look at, check, convert and change them.\n\n", c->prog);
-	for (const struct command *const *p = command_table(); *p; p++) {
+	for (const struct command *const *p = program.commands; *p; p++) {
 		if (!((*p)->flags & CMD_HIDDEN))
 			fprintf(out, "  %-12s%s\n", (*p)->name, (*p)->summary);
 	}

@@ -83,9 +83,27 @@ extern const struct command command_rebase;
 extern const struct command command_resize;
 extern const struct command command_snapshot;
 
-/* NULL-terminated, in alphabetical order. */
-const struct command *const *command_table(void);
+/*
+ * What a program is made of; each file with a main() defines one.  Completion and the lists of
+ * commands are made from it.
+ */
+struct program {
+	const char *name;
+	const char *also;			/* another name it goes by, or NULL */
+	const struct command *const *commands;	/* NULL-terminated, in the order they are shown in */
+	bool long_options;			/* every command knows --help and --untrusted as well */
+	/* util.c: the exit code without a command, and the word for a wrong one */
+	int bare_status;
+	const char *invalid;
+};
+extern const struct program program;
+
+/* program.c */
 const struct command *command_find(const char *name);
+/* --list-commands, @how is what follows: "" or "=json". What man pages and completion are checked with. */
+int program_list_commands(const struct cli *c, const char *how);
+/* completion.c: prints the script for "bash", "zsh" or "fish"; false: not one of them */
+bool completion_print(const char *shell);
 
 /* ----------------------------------------------------------------- one run */
 
@@ -99,6 +117,7 @@ struct cli {
 	char **argv;
 	int status;			/* exit code once cli_getopt() has answered -1 */
 	bool secrets;			/* an --object was given */
+	bool debug;			/* util.c: --debug was given */
 	bool untrusted;			/* --untrusted: cli_open() opens no other file an image names */
 	struct tapimg_loop *loop;	/* made by cli_loop() */
 	char shorts[2 * CLI_MAX_OPTS + 3];

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * completion.c - tapimg completion: shell completion, made from the command tables
+ * completion.c - tapimg completion: shell completion, made from a program's command tables
  */
 #include "cmd.h"
 
@@ -11,6 +11,17 @@ static const struct option_desc options[] = {
 static bool shown(const struct command *cmd)
 {
 	return !(cmd->flags & CMD_HIDDEN);
+}
+
+/* The name of the shell function: "_vhd_util" */
+static const char *function_name(char buf[64])
+{
+	snprintf(buf, 64, "_%s", program.name);
+	for (char *p = buf; *p; p++) {
+		if (*p == '-')
+			*p = '_';
+	}
+	return buf;
 }
 
 static bool optional(const struct option_desc *o)
@@ -55,7 +66,7 @@ static void bash_option_names(const struct command *cmd)
 		if (o->name)
 			printf(" --%s", o->name);
 	}
-	printf(" --untrusted -h --help");
+	fputs(program.long_options ? " --untrusted -h --help" : " -h", stdout);
 }
 
 static void bash_command(const struct command *cmd)
@@ -86,20 +97,23 @@ static void bash_command(const struct command *cmd)
 
 static void bash(void)
 {
-	printf("# bash completion for tapimg, made by 'tapimg completion bash'\n"
-	       "_tapimg()\n{\n"
-	       "\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
+	char function[64];
+
+	printf("# bash completion for %s, made by '%s completion bash'\n%s()\n{\n", program.name,
+	       program.name, function_name(function));
+	printf("\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
 	       "\tlocal words='' values='' kind=''\n\n\tCOMPREPLY=()\n"
 	       "\tif [ \"$COMP_CWORD\" -eq 1 ]; then\n\t\tmapfile -t COMPREPLY < <(compgen -W '");
-	for (const struct command *const *p = command_table(); *p; p++) {
+	for (const struct command *const *p = program.commands; *p; p++) {
 		if (shown(*p))
 			printf("%s ", (*p)->name);
 	}
-	printf("--help --version' -- \"$cur\")\n\t\treturn\n\tfi\n"
-	       "\tif [ \"$cur\" = = ]; then\n\t\tcur=''\n"
+	printf("%s' -- \"$cur\")\n\t\treturn\n\tfi\n",
+	       program.long_options ? "--help --version" : "");
+	printf("\tif [ \"$cur\" = = ]; then\n\t\tcur=''\n"
 	       "\telif [ \"$prev\" = = ]; then\n\t\tprev=${COMP_WORDS[COMP_CWORD-2]}\n\tfi\n"
 	       "\tcase ${COMP_WORDS[1]} in\n");
-	for (const struct command *const *p = command_table(); *p; p++) {
+	for (const struct command *const *p = program.commands; *p; p++) {
 		if (shown(*p))
 			bash_command(*p);
 	}
@@ -109,7 +123,8 @@ static void bash(void)
 	       "\telif [ \"$kind\" != files ] && [[ $cur == -* ]]; then\n"
 	       "\t\tmapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$cur\")\n"
 	       "\telse\n\t\tmapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n\tfi\n}\n"
-	       "complete -o filenames -F _tapimg tapimg qemu-img\n");
+	       "complete -o filenames -F %s %s%s%s\n", function, program.name,
+	       program.also ? " " : "", program.also ? program.also : "");
 }
 
 /* --------------------------------------------------------------------- zsh */
@@ -159,9 +174,11 @@ static void zsh_spec(const struct option_desc *o, bool letter)
 
 static void zsh(void)
 {
-	printf("#compdef tapimg\n# made by 'tapimg completion zsh'\n\n_tapimg() {\n\tlocal -a verbs\n"
-	       "\tverbs=(\n");
-	for (const struct command *const *p = command_table(); *p; p++) {
+	char function[64];
+
+	printf("#compdef %s\n# made by '%s completion zsh'\n\n%s() {\n\tlocal -a verbs\n\tverbs=(\n",
+	       program.name, program.name, function_name(function));
+	for (const struct command *const *p = program.commands; *p; p++) {
 		if (!shown(*p))
 			continue;
 		printf("\t\t'%s:", (*p)->name);
@@ -170,7 +187,7 @@ static void zsh(void)
 	}
 	printf("\t)\n\tif (( CURRENT == 2 )); then\n\t\t_describe verb verbs\n\t\treturn\n\tfi\n"
 	       "\tlocal verb=$words[2]\n\tshift words\n\t(( CURRENT-- ))\n\tcase $verb in\n");
-	for (const struct command *const *p = command_table(); *p; p++) {
+	for (const struct command *const *p = program.commands; *p; p++) {
 		if (!shown(*p))
 			continue;
 		printf("\t(%s)\n\t\t_arguments -s \\\n", (*p)->name);
@@ -180,10 +197,13 @@ static void zsh(void)
 			if (o->help && o->name)
 				zsh_spec(o, false);
 		}
-		printf("\t\t\t'--untrusted[open no other file that an image names]' \\\n"
-		       "\t\t\t'(-h --help)'{-h,--help}'[print this help]' '*:file:_files';;\n");
+		if (program.long_options)
+			printf("\t\t\t'--untrusted[open no other file that an image names]' \\\n"
+			       "\t\t\t'(-h --help)'{-h,--help}'[print this help]' '*:file:_files';;\n");
+		else
+			printf("\t\t\t'-h[print this help]' '*:file:_files';;\n");
 	}
-	printf("\tesac\n}\n\n_tapimg \"$@\"\n");
+	printf("\tesac\n}\n\n%s \"$@\"\n", function);
 }
 
 /* -------------------------------------------------------------------- fish */
@@ -202,7 +222,7 @@ static void fish_option(const struct command *cmd, const struct option_desc *o)
 	char buf[256];
 	const char *words = words_of(o, buf);
 
-	printf("complete -c tapimg -n '__fish_seen_subcommand_from %s'", cmd->name);
+	printf("complete -c %s -n '__fish_seen_subcommand_from %s'", program.name, cmd->name);
 	if (o->val < OPT_LONG)
 		printf(" -s %c", o->val);
 	if (o->name)
@@ -222,20 +242,34 @@ static void fish_option(const struct command *cmd, const struct option_desc *o)
 
 static void fish(void)
 {
-	printf("# fish completion for tapimg, made by 'tapimg completion fish'\n");
-	for (const struct command *const *p = command_table(); *p; p++) {
+	printf("# fish completion for %s, made by '%s completion fish'\n", program.name, program.name);
+	for (const struct command *const *p = program.commands; *p; p++) {
 		if (!shown(*p))
 			continue;
-		printf("complete -c tapimg -f -n __fish_use_subcommand -a %s -d '", (*p)->name);
+		printf("complete -c %s -f -n __fish_use_subcommand -a %s -d '", program.name,
+		       (*p)->name);
 		fish_text((*p)->summary);
 		printf("'\n");
 	}
-	for (const struct command *const *p = command_table(); *p; p++) {
+	for (const struct command *const *p = program.commands; *p; p++) {
 		for (const struct option_desc *o = (*p)->options; shown(*p) && o->val; o++) {
 			if (o->help)
 				fish_option(*p, o);
 		}
 	}
+}
+
+bool completion_print(const char *shell)
+{
+	if (!strcmp(shell, "bash"))
+		bash();
+	else if (!strcmp(shell, "zsh"))
+		zsh();
+	else if (!strcmp(shell, "fish"))
+		fish();
+	else
+		return false;
+	return true;
 }
 
 static int run(struct cli *c)
@@ -247,13 +281,7 @@ static int run(struct cli *c)
 	if (cli_operands(c) != 1)
 		return cli_usage_error(c, "Expecting the name of a shell: bash, zsh or fish");
 	shell = cli_operand(c);
-	if (!strcmp(shell, "bash"))
-		bash();
-	else if (!strcmp(shell, "zsh"))
-		zsh();
-	else if (!strcmp(shell, "fish"))
-		fish();
-	else
+	if (!completion_print(shell))
 		return cli_usage_error(c, "'%s' is not bash, zsh or fish", shell);
 	return 0;
 }

@@ -18,19 +18,9 @@ static const struct command *const commands[] = {
 	&command_snapshot, NULL
 };
 
-const struct command *const *command_table(void)
-{
-	return commands;
-}
-
-const struct command *command_find(const char *name)
-{
-	for (const struct command *const *p = commands; *p; p++) {
-		if (!strcmp((*p)->name, name))
-			return *p;
-	}
-	return NULL;
-}
+const struct program program = {
+	.name = "tapimg", .also = "qemu-img", .commands = commands, .long_options = true,
+};
 
 static void print_version(const struct cli *c)
 {
@@ -42,53 +32,6 @@ static void print_version(const struct cli *c)
 	for (const char *const *f = tapimg_formats(); *f; f++)
 		printf(" %s", *f);
 	putchar('\n');
-}
-
-static json_t *describe_option(const struct option_desc *o)
-{
-	char letter[3] = { '-', (char)o->val, 0 };
-	json_t *obj = json_object();
-
-	json_add_str(obj, "short", o->val < OPT_LONG ? letter : NULL);
-	json_add_str(obj, "long", o->name);
-	json_add_str(obj, "argument", o->arg);
-	json_add_str(obj, "help", o->help);
-	return obj;
-}
-
-static json_t *describe_command(const struct command *cmd)
-{
-	json_t *obj = json_object(), *list = json_array();
-
-	json_add_str(obj, "name", cmd->name);
-	json_add_str(obj, "usage", cmd->usage);
-	json_add_str(obj, "summary", cmd->summary);
-	for (const struct option_desc *o = cmd->options; o->val; o++)
-		json_array_append_new(list, describe_option(o));
-	json_object_set_new(obj, "options", list);
-	return obj;
-}
-
-/* What the man pages, the completion and --help are compared with. */
-static int list_commands(const struct cli *c, const char *how)
-{
-	json_t *list;
-
-	if (!strcmp(how, "=json")) {
-		list = json_array();
-		for (const struct command *const *p = commands; *p; p++) {
-			if (!((*p)->flags & CMD_HIDDEN))
-				json_array_append_new(list, describe_command(*p));
-		}
-		return json_print(c, list) ? 1 : 0;
-	}
-	if (*how)
-		return cli_usage_error(c, "--list-commands: '%s' is not 'json'", how + 1);
-	for (const struct command *const *p = commands; *p; p++) {
-		if (!((*p)->flags & CMD_HIDDEN))
-			printf("%s\n", (*p)->name);
-	}
-	return 0;
 }
 
 static int run_verb(struct cli *c, const char *verb)
@@ -122,7 +65,7 @@ static int run(struct cli *c)
 			return 0;
 		}
 		if (!strncmp(arg, "--list-commands", 15))
-			return list_commands(c, arg + 15);
+			return program_list_commands(c, arg + 15);
 		if (!strcmp(arg, "-T") || !strcmp(arg, "--trace")) {
 			if (c->argc < 3)
 				return cli_usage_error(c, "%s wants an argument", arg);
