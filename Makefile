@@ -83,7 +83,7 @@ TI_CFLAGS = -std=gnu11 $(WARN) -fPIC -fvisibility=hidden -fno-strict-aliasing -p
 TI_LDFLAGS = -Wl,-O1 -Wl,--as-needed -Wl,-z,relro $(LDFLAGS)
 LIBS = -laio -lz -lzstd -ldeflate -ljansson -luuid -pthread
 CHECK_LIBS = -lcheck -lsubunit -lm -lrt
-TEST_CPPFLAGS = -Itests/unit -Itests/power -Itests/fuzz -Icmd
+TEST_CPPFLAGS = -Itests/unit -Itests/power -Itests/fuzz -Icmd -Itapdisk
 
 ifeq ($(V),1)
 Q =
@@ -199,15 +199,15 @@ $(O)/tests/libtest.a: $(SHARED_OBJ) $(O)/.test-list
 	@mkdir -p $(@D)
 	$(Q)rm -f $@ && ar rcs $@ $(SHARED_OBJ)
 
-$(UNIT_BIN) $(POWER_BIN): $(O)/%: $(O)/%.o $(O)/tests/libtest.a $(O)/libtapimg.a $(O)/.ldflags
+$(UNIT_BIN) $(POWER_BIN): $(O)/%: $(O)/%.o $(O)/tests/libtest.a $(O)/libserver.a $(O)/libtapimg.a $(O)/.ldflags
 	$(call say,LD,$@)
-	$(Q)$(CC) $(TI_CFLAGS) $(TI_LDFLAGS) -o $@ $< $(O)/tests/libtest.a $(O)/libtapimg.a \
-		$(CHECK_LIBS) $(LIBS)
+	$(Q)$(CC) $(TI_CFLAGS) $(TI_LDFLAGS) -o $@ $< $(O)/tests/libtest.a $(O)/libserver.a \
+		$(O)/libtapimg.a $(CHECK_LIBS) $(LIBS)
 
 # As a regression driver: the shared files bring a main() that runs the files it is given.
-$(FUZZ_BIN): $(O)/%: $(O)/%.o $(FUZZ_SHARED_OBJ) $(O)/tests/libtest.a $(O)/libtapimg.a $(O)/.ldflags
+$(FUZZ_BIN): $(O)/%: $(O)/%.o $(FUZZ_SHARED_OBJ) $(O)/tests/libtest.a $(O)/libserver.a $(O)/libtapimg.a $(O)/.ldflags
 	$(call say,LD,$@)
-	$(Q)$(CC) $(TI_CFLAGS) $(TI_LDFLAGS) -o $@ $< $(FUZZ_SHARED_OBJ) $(O)/tests/libtest.a \
+	$(Q)$(CC) $(TI_CFLAGS) $(TI_LDFLAGS) -o $@ $< $(FUZZ_SHARED_OBJ) $(O)/tests/libtest.a $(O)/libserver.a \
 		$(O)/libtapimg.a $(CHECK_LIBS) $(LIBS)
 
 $(BENCH_BIN) $(TOOL_BIN): $(O)/%: $(O)/%.o $(O)/libtapimg.a $(O)/.ldflags
@@ -270,7 +270,7 @@ fuzz:
 FUZZ_LIVE := $(FUZZ_BIN:%=%-live)
 fuzz-build: $(FUZZ_LIVE)
 FUZZ_MAIN := $(O)/tests/fuzz/main.o
-$(FUZZ_LIVE): $(O)/%-live: $(O)/%.o $(filter-out $(FUZZ_MAIN),$(FUZZ_SHARED_OBJ)) $(O)/tests/libtest.a $(O)/libtapimg.a
+$(FUZZ_LIVE): $(O)/%-live: $(O)/%.o $(filter-out $(FUZZ_MAIN),$(FUZZ_SHARED_OBJ)) $(O)/tests/libtest.a $(O)/libserver.a $(O)/libtapimg.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(TI_CFLAGS) -fsanitize=fuzzer $(TI_LDFLAGS) -o $@ $^ $(CHECK_LIBS) $(LIBS)
 

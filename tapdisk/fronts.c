@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* fronts.c - the front ends that are built in */
+#include <string.h>
+
+#include "frontend.h"
+
+/* extern const struct frontend NAME_frontend; one line here and one in the table */
+
+static const struct frontend *const table[] = { NULL };
+
+const struct frontend *const *frontends(void)
+{
+	return table;
+}
+
+const struct frontend *frontend_find(const char *name)
+{
+	for (const struct frontend *const *p = table; *p; p++)
+		if (!strcmp((*p)->name, name))
+			return *p;
+	return NULL;
+}
