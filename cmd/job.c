@@ -121,9 +121,7 @@ int output_create(struct cli *c, const char *name, struct tapimg_create_opts *o,
 	how.flags = flags | TAPIMG_RDWR;
 	if (!tapimg_target_in_place(out->target))
 		how.flags = (how.flags & ~(unsigned)TAPIMG_WRITETHROUGH) | TAPIMG_UNSAFE;
-	ret = tapimg_create(c->loop, tapimg_target_path(out->target), o, &err);
-	if (!ret)
-		ret = tapimg_open(c->loop, tapimg_target_path(out->target), &how, &out->img, &err);
+	ret = tapimg_create_open(c->loop, tapimg_target_path(out->target), o, &how, &out->img, &err);
 	if (ret) {
 		cli_error(c, "%s: error while creating the target: %s", name,
 			  cli_why(tapimg_target_path(out->target), &err, ret));

@@ -183,18 +183,17 @@ static int zstd_decode(const void *src, uint32_t src_len, void *dst, uint32_t ds
 
 /* ---------------------------------------------------------------------- both */
 
-int qcow2_decode(const struct tapimg *img, const void *src, uint32_t src_len, void *dst,
-		 uint32_t dst_len)
+int qcow2_decode(const struct tapimg *img, uint64_t off, const void *src, uint32_t src_len,
+		 void *dst, uint32_t dst_len)
 {
 	if (qcow2_of(img)->h.compression)
 		return zstd_decode(src, src_len, dst, dst_len);
 	return deflate_decode(src, src_len, dst, dst_len);
 }
 
-int qcow2_encode(const struct tapimg *img, const void *src, uint32_t src_len, void *dst,
-		 uint32_t dst_max)
+int qcow2_encode(const struct tapimg *img, uint64_t off, const void *src, uint32_t src_len,
+		 void *dst, uint32_t dst_max)
 {
-	dst_max = MIN(dst_max, src_len - 1);
 	if (qcow2_of(img)->h.compression)
 		return zstd_encode(src, src_len, dst, dst_max);
 	return deflate_encode(src, src_len, dst, dst_max);

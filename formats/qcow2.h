@@ -328,10 +328,10 @@ int qcow2_preallocate(struct tapimg *img, uint64_t off, uint64_t len, enum tapim
 
 /* -------------------------------------------------------- codec (qcow2-codec.c) */
 
-int qcow2_decode(const struct tapimg *img, const void *src, uint32_t src_len, void *dst,
-		 uint32_t dst_len);
-int qcow2_encode(const struct tapimg *img, const void *src, uint32_t src_len, void *dst,
-		 uint32_t dst_max);
+int qcow2_decode(const struct tapimg *img, uint64_t off, const void *src, uint32_t src_len,
+		 void *dst, uint32_t dst_len);
+int qcow2_encode(const struct tapimg *img, uint64_t off, const void *src, uint32_t src_len,
+		 void *dst, uint32_t dst_max);
 
 /* --------------------------------------- administrative, each in its own file */
 

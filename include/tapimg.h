@@ -94,6 +94,7 @@ enum {
 	TAPIMG_NO_IO		= 1 << 6,	/**< only metadata will be looked at: data files may stay closed */
 	TAPIMG_CHECK		= 1 << 7,	/**< for check and repair: tolerate damage, leave dirty marks alone */
 	TAPIMG_UNMAP		= 1 << 8,	/**< discards free space in the file (else they are ignored) */
+	TAPIMG_SALVAGE		= 1 << 9,	/**< for reading: open what is damaged as far as it goes; the rest is TAPIMG_ST_LOST */
 };
 
 /** What a file is to be opened for, asked of the gate. */
@@ -106,6 +107,7 @@ struct tapimg_open_opts {
 	uint64_t cache_size;		/**< metadata cache in bytes for each layer; 0: the default */
 	uint64_t offset, size;		/**< raw only: a window of the file; size 0: to its end */
 	const char *data_file;		/**< overrides the external data file's name; may be NULL */
+	const char *disk;		/**< containers (OVA): which of its disks, by name or number; NULL: the only one */
 	/**
 	 * Asked before any file that an image names (backing file, data file, extent) is opened.
 	 * @referrer: the file naming it.  Return false to refuse.  NULL: every file is allowed.
@@ -206,6 +208,7 @@ enum {
 	TAPIMG_ST_OFFSET	= 1 << 3,	/**< @host is valid: plain bytes at that offset of @filename */
 	TAPIMG_ST_COMPRESSED	= 1 << 4,
 	TAPIMG_ST_EOF		= 1 << 5,	/**< zero because a lower layer ends before here */
+	TAPIMG_ST_LOST		= 1 << 6,	/**< with DATA: missing from a damaged image; reads fail (-EIO) */
 };
 
 struct tapimg_status {
@@ -270,6 +273,17 @@ struct tapimg_create_opts {
  */
 int tapimg_create(struct tapimg_loop *loop, const char *name, const struct tapimg_create_opts *opts,
 		  struct tapimg_err *err);
+
+/**
+ * Creates an image, always in place, and opens it for writing with the very same file: a pipe
+ * could not be opened twice, and what is written as a stream (streamOptimized VMDK, OVA) is open-ended
+ * until the image is closed.  @open_opts: flags and gate as for tapimg_open().  On failure *@out is
+ * NULL, and what was made stays behind for tapimg_target_abort().
+ */
+int tapimg_create_open(struct tapimg_loop *loop, const char *name,
+		       const struct tapimg_create_opts *opts,
+		       const struct tapimg_open_opts *open_opts, struct tapimg **out,
+		       struct tapimg_err *err);
 
 /**
  * A file that is being made, and takes its final name only once it is complete.

@@ -68,7 +68,7 @@ int tapimg_info(struct tapimg *img, const struct tapimg_info **out, struct tapim
 	info_free(img);
 	memset(i, 0, sizeof(*i));
 	i->filename = img->path;
-	i->format = img->fmt->name;
+	i->format = tapimg_format(img);
 	i->virtual_size = img->size;
 	i->actual_size = file_allocated(img->file);
 	i->cluster_size = img->cluster;

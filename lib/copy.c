@@ -36,7 +36,11 @@
 #define OFFLOAD_PIECE (16 * MiB)
 #define SECTOR 512
 
-enum kind { KIND_SKIP, KIND_ZERO, KIND_DATA };
+enum kind { KIND_SKIP, KIND_ZERO, KIND_DATA, KIND_LOST };
+
+struct bad {
+	uint64_t off, len;
+};
 
 struct copier {
 	struct pump p;
@@ -55,6 +59,7 @@ struct copier {
 	bool offload;
 	int fd_in, fd_out;		/* offload: of the current source and the target */
 	struct tapimg_status dst_st;	/* last answer about the target */
+	struct bad lost;		/* salvage: what the source says is missing */
 };
 
 /* --------------------------------------------------------------------- the sources */
@@ -67,6 +72,18 @@ static uint64_t source_end(const struct copier *c, unsigned i)
 	if (!c->o->src_len)
 		return size;
 	return c->o->src_off + c->o->src_len;	/* has been checked */
+}
+
+/* Reports ranges that could not be read, neighbours as one; the last one with @len 0. */
+static void bad_add(struct copier *c, struct bad *bad, uint64_t off, uint64_t len)
+{
+	if (bad->len && bad->off + bad->len == off) {
+		bad->len += len;
+		return;
+	}
+	if (bad->len && c->o->salvaged)
+		c->o->salvaged(c->o->arg, bad->off, bad->len);
+	*bad = (struct bad){ off, len };
 }
 
 /* What the source has at @off (relative to it), and how far that goes. */
@@ -97,6 +114,8 @@ static int kind_at(struct copier *c, uint64_t off, enum kind *kind, uint64_t *le
 	*len = MIN(st->off + st->len, source_end(c, c->cur)) - off;
 	if (st->flags & TAPIMG_ST_ZERO)
 		*kind = KIND_ZERO;
+	else if (st->flags & TAPIMG_ST_LOST && c->o->flags & TAPIMG_COPY_SALVAGE)
+		*kind = KIND_LOST;
 	else
 		*kind = st->flags & TAPIMG_ST_DATA ? KIND_DATA : KIND_SKIP;
 	return 0;
@@ -311,8 +330,10 @@ static int copy_next(struct pump *p, struct pump_slot *s)
 			end = MAX(round_down(end, c->unit), at);
 		if (kind == KIND_DATA || end == at) {
 			ret = next_data(c, s, len);
-		} else if (kind == KIND_ZERO) {
+		} else if (kind == KIND_ZERO || kind == KIND_LOST) {
 			ret = next_zero(c, s, end - at);
+			if (kind == KIND_LOST)
+				bad_add(c, &c->lost, at, c->base + c->pos - at);
 		} else {
 			c->pos += end - at;
 			ret = 0;
@@ -420,21 +441,6 @@ static int copy_seg(struct pump *p, struct pump_slot *s, struct pump_seg *seg)
 
 /* ------------------------------------------------------------------------- salvage */
 
-struct bad {
-	uint64_t off, len;
-};
-
-static void bad_add(struct copier *c, struct bad *bad, uint64_t off, uint64_t len)
-{
-	if (bad->len && bad->off + bad->len == off) {
-		bad->len += len;
-		return;
-	}
-	if (bad->len && c->o->salvaged)
-		c->o->salvaged(c->o->arg, bad->off, bad->len);
-	*bad = (struct bad){ off, len };
-}
-
 /* Reads again in ever smaller parts; single sectors that cannot be read become zeroes. */
 static void salvage_range(struct copier *c, struct pump_slot *s, uint64_t pos, uint64_t len,
 			  struct bad *bad)
@@ -480,8 +486,7 @@ static int copy_failed(struct pump *p, struct pump_slot *s, unsigned i)
 
 	if (i == 0 && c->o->flags & TAPIMG_COPY_SALVAGE) {
 		salvage_range(c, s, 0, side->len, &bad);
-		if (bad.len && c->o->salvaged)
-			c->o->salvaged(c->o->arg, bad.off, bad.len);
+		bad_add(c, &bad, 0, 0);
 		return 0;
 	}
 	at = first_bad(side);
@@ -556,7 +561,7 @@ static int copy_check(struct copier *c, uint64_t *total)
 	if (*total > dst->size)
 		return err_set(c->p.err, -ENOSPC, "%s is too small: %llu bytes for %llu", dst->name,
 			       (unsigned long long)dst->size, (unsigned long long)*total);
-	if (c->o->flags & TAPIMG_COPY_COMPRESS && (!dst->fmt->encode || !dst->cluster))
+	if (c->compress && (!dst->fmt->encode || !dst->cluster))
 		return err_set(c->p.err, -ENOTSUP, "%s: the %s format cannot hold compressed data",
 			       dst->name, dst->fmt->name);
 	return 0;
@@ -568,7 +573,7 @@ int copy_images(struct tapimg *const *srcs, unsigned n, struct tapimg *dst,
 	struct copier c = {
 		.o = opts, .srcs = srcs, .n = n,
 		.target_zero = opts->flags & TAPIMG_COPY_TARGET_ZERO,
-		.compress = opts->flags & TAPIMG_COPY_COMPRESS,
+		.compress = opts->flags & TAPIMG_COPY_COMPRESS || dst->append_only,
 		.changed = opts->flags & TAPIMG_COPY_CHANGED,
 		.exact = opts->flags & COPY_EXACT,
 		.base = -opts->src_off, .pos = opts->src_off,
@@ -588,6 +593,7 @@ int copy_images(struct tapimg *const *srcs, unsigned n, struct tapimg *dst,
 	c.offload = c.fd_out >= 0 && opts->flags & TAPIMG_COPY_OFFLOAD && !c.changed;
 	copy_sizes(&c);
 	ret = pump_run(&c.p);
+	bad_add(&c, &c.lost, 0, 0);
 	if (moved)
 		*moved = c.p.moved;
 	return ret;

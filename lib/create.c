@@ -90,14 +90,18 @@ out:
 	return ret;
 }
 
+/* @flags: FILE_*.  With c->unfinished the file stays open, in c->file. */
 static int create_file(const struct format *fmt, struct create *c, const char *path,
-		       struct tapimg_err *err)
+		       unsigned flags, struct tapimg_err *err)
 {
-	int ret = file_open(c->loop, path, FILE_RDWR | FILE_CREATE, &c->file, err), r;
+	int ret = file_open(c->loop, path, flags | FILE_RDWR | FILE_CREATE, &c->file, err), r;
 
 	if (ret)
 		return ret;
-	if (!c->file->block_dev) {
+	if (c->file->append && !fmt->streams)
+		ret = err_set(err, -ESPIPE, "%s: a pipe takes only what is written from begin to end, "
+			      "which the %s format is not", c->name, fmt->name);
+	if (!ret && !c->file->block_dev) {
 		ret = file_truncate(c->file, 0);
 		if (ret)
 			err_errno(err, ret, "%s: emptying it", c->name);
@@ -106,6 +110,8 @@ static int create_file(const struct format *fmt, struct create *c, const char *p
 		ret = fmt->create(c, err);
 	if (ret && !err->text[0])
 		err_errno(err, ret, "%s", c->name);
+	if (!ret && c->unfinished)
+		return 0;
 	if (!ret) {
 		r = file_flush(c->file);
 		if (r)
@@ -129,8 +135,9 @@ static void fill_in(struct tapimg_create_opts *o)
 		o->backing_format = opts_get(o->opts, o->nopts, "backing_fmt");
 }
 
+/* @out: not NULL: the file, still open, for who goes on with it; @flags: FILE_*, to open it with. */
 static int create_image(struct tapimg_loop *loop, const char *name, struct tapimg_create_opts *o,
-			struct tapimg_err *err)
+			unsigned flags, struct file **out, struct tapimg_err *err)
 {
 	const struct format *fmt = o->format ? format_find(o->format) : NULL;
 	struct create c = { .loop = loop, .name = name };
@@ -152,16 +159,21 @@ static int create_image(struct tapimg_loop *loop, const char *name, struct tapim
 	c.opts = o->opts;
 	c.nopts = o->nopts;
 	c.exclusive = o->exclusive;
+	c.unfinished = out;
 	if (o->size == TAPIMG_SIZE_BACKING && c.backing_img)
 		c.size = c.backing_img->size;
 	ret = tapimg_target_begin(loop, name, (o->exclusive ? TAPIMG_TARGET_EXCLUSIVE : 0) |
 				  (o->in_place ? TAPIMG_TARGET_IN_PLACE : 0), &t, err);
 	if (!ret)
-		ret = create_file(fmt, &c, tapimg_target_path(t), err);
+		ret = create_file(fmt, &c, tapimg_target_path(t), flags, err);
 	if (!ret)
 		ret = tapimg_target_commit(t, err);
 	else
 		tapimg_target_abort(t);
+	if (!ret && out)
+		*out = c.file;
+	else
+		file_close(c.file);
 	if (c.backing_img)
 		tapimg_close(c.backing_img, NULL);
 	return ret;
@@ -172,8 +184,29 @@ int tapimg_create(struct tapimg_loop *loop, const char *name, const struct tapim
 {
 	struct tapimg_create_opts o = *opts;
 	struct tapimg_err e = { 0 };
-	int ret = create_image(loop, name, &o, &e);
+	int ret = create_image(loop, name, &o, 0, NULL, &e);
 
+	return ret ? err_set(err, ret, "%s", e.text) : 0;
+}
+
+int tapimg_create_open(struct tapimg_loop *loop, const char *name,
+		       const struct tapimg_create_opts *opts,
+		       const struct tapimg_open_opts *open_opts, struct tapimg **out,
+		       struct tapimg_err *err)
+{
+	struct tapimg_create_opts o = *opts;
+	struct tapimg_open_opts how = *open_opts;
+	struct tapimg_err e = { 0 };
+	struct file *file = NULL;
+	int ret;
+
+	*out = NULL;
+	o.in_place = true;
+	how.format = o.format;
+	how.flags |= TAPIMG_RDWR;
+	ret = create_image(loop, name, &o, image_file_flags(how.flags), &file, &e);
+	if (!ret)
+		ret = image_open_file(loop, file, &how, out, &e);
 	return ret ? err_set(err, ret, "%s", e.text) : 0;
 }
 

@@ -91,8 +91,8 @@ static void decode_run(struct work *w)
 {
 	struct piece *p = container_of(w, struct piece, work);
 
-	p->work_ret = p->ext.layer->fmt->decode(p->ext.layer, p->buf, p->ext.coded,
-						decode_target(p), p->ext.unit_len);
+	p->work_ret = p->ext.layer->fmt->decode(p->ext.layer, p->ext.unit_off, p->buf,
+						p->ext.coded, decode_target(p), p->ext.unit_len);
 }
 
 static void coded_finish(struct piece *p, int ret)
@@ -180,13 +180,18 @@ void coded_read(struct piece *p)
 
 /* ------------------------------------------------------------------- writing */
 
+static uint32_t coded_max(const struct tapimg *img)
+{
+	return img->coded_max ? img->coded_max : img->cluster - 1;
+}
+
 static void encode_run(struct work *w)
 {
 	struct piece *p = container_of(w, struct piece, work);
 	const void *src = p->buf ? p->buf : p->req->iov[0].iov_base;
-	uint32_t len = p->img->cluster;
 
-	p->work_ret = p->img->fmt->encode(p->img, src, len, p->out, len - 1);
+	p->work_ret = p->img->fmt->encode(p->img, p->off, src, p->img->cluster, p->out,
+					  coded_max(p->img));
 }
 
 static bool encodes_in_place(const struct piece *p)
@@ -211,7 +216,8 @@ static bool encode_gather(struct piece *p)
 static void coded_reserve(struct piece *p)
 {
 	struct tapimg *img = p->img;
-	int ret;
+	struct extent *ext = &p->ext;
+	int ret, n = 0;
 
 	p->state = PS_RESERVE;
 	if (!piece_lock(p, p->off, p->off + p->len) || !piece_slow(p))
@@ -225,8 +231,11 @@ static void coded_reserve(struct piece *p)
 		return;
 	p->reserved = true;
 	img->eng.turn = NULL;
-	p->iov[0] = (struct iovec){ p->out, p->ext.coded };
-	piece_io(p, IO_WRITE, p->ext.file, p->ext.host, p->ext.coded, p->iov, 1, piece_new_done);
+	if (ext->head_len)
+		p->iov[n++] = (struct iovec){ (void *)ext->head, ext->head_len };
+	p->iov[n++] = (struct iovec){ p->out, ext->coded };
+	piece_io(p, IO_WRITE, ext->file, ext->host - ext->head_len, ext->head_len + ext->coded, p->iov,
+		 n, piece_new_done);
 }
 
 void coded_pump(struct tapimg *img)
@@ -280,7 +289,7 @@ void coded_write_start(struct piece *p)
 		piece_done(p, -EINVAL);
 		return;
 	}
-	p->out = file_buf(unit);
+	p->out = file_buf(coded_max(img));
 	if (!p->out || (!encodes_in_place(p) && !encode_gather(p))) {
 		piece_done(p, -ENOMEM);
 		return;

@@ -438,6 +438,9 @@ static void read_step(struct piece *p)
 	case EXT_CODED:
 		coded_read(p);
 		return;
+	case EXT_LOST:
+		ret = -EIO;
+		goto out;
 	default:
 		piece_copy_out(p, NULL);
 		ret = 0;

@@ -90,6 +90,8 @@ int file_open(struct tapimg_loop *loop, const char *name, unsigned flags, struct
 
 	if (p)
 		ret = p->open(p, loop, name, flags, out, err);
+	else if (flags & FILE_CREATE && file_is_pipe(plain_path(name)))
+		ret = file_open_pipe(loop, plain_path(name), out, err);
 	else
 		ret = file_open_posix(loop, plain_path(name), flags, out, err);
 	if (!ret)
@@ -109,6 +111,11 @@ void file_close(struct file *f)
 	f->ops->close(f);
 	free(f->name);
 	free(f);
+}
+
+int file_finish(struct file *f, struct tapimg_err *err)
+{
+	return f->ops->finish ? f->ops->finish(f, err) : 0;
 }
 
 /* ------------------------------------------------------------------ names */

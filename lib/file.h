@@ -76,6 +76,8 @@ struct file {
 	bool grows_clean;		/* bytes beyond the end read as zeroes once it grows */
 	bool unsafe;
 	bool copies;			/* transfers are copies that a processor makes */
+	struct file *around;		/* this is a part of it (file_open_window) */
+	bool append;			/* a pipe: written once, from begin to end; only its head can be read back */
 	/* file.c's */
 	/* changes finished (what is remembered of the contents ends with each); of them, flushed */
 	uint64_t wseq, fseq;
@@ -113,6 +115,7 @@ struct file_ops {
 	int (*fd)(struct file *f);		/* -1: none; may be NULL */
 	void (*tune)(struct file *f, bool nocow, uint32_t extent_size);	/* may be NULL */
 	int (*lock)(struct file *f, bool write, bool share, struct tapimg_err *err);	/* may be NULL */
+	int (*finish)(struct file *f, struct tapimg_err *err);	/* may be NULL; see file_finish() */
 	void (*close)(struct file *f);
 };
 
@@ -139,6 +142,26 @@ int file_open_null(struct tapimg_loop *loop, uint64_t size, struct file **out);
 /* The posix backend: a regular file or a block device. file_open() calls it. */
 int file_open_posix(struct tapimg_loop *loop, const char *name, unsigned flags, struct file **out,
 		    struct tapimg_err *err);
+/* Pipes, sockets, character devices: appended to, in order (file-pipe.c). */
+int file_open_pipe(struct tapimg_loop *loop, const char *name, struct file **out,
+		   struct tapimg_err *err);
+bool file_is_pipe(const char *name);
+
+/* Who made a window, and is told of its end. */
+struct window_owner {
+	/* all has been written to the window, @len bytes: completes what lies around it */
+	int (*finish)(void *arg, struct file *around, uint64_t len, struct tapimg_err *err);
+	void (*free)(void *arg);	/* may be NULL */
+};
+/*
+ * The part of @around from @start on, @len bytes (for writing: so far), as a file of its own, which
+ * owns @around from now on, and @arg.  @owner may be NULL.  On failure nothing is owned.
+ */
+int file_open_window(struct file *around, uint64_t start, uint64_t len,
+		     const struct window_owner *owner, void *arg, struct file **out);
+/* After the last write of an image that was closed without an error: completes what lies around the file. */
+int file_finish(struct file *f, struct tapimg_err *err);
+
 /* Waits for transfers in flight, trims what was grown ahead, closes.  No flush. NULL is accepted. */
 void file_close(struct file *f);
 

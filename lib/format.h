@@ -20,6 +20,7 @@ enum ext_type {
 	EXT_HOLE,	/* ask the layer below */
 	EXT_CODED,	/* stored coded (compressed): @coded bytes at file:host hold the whole unit around off */
 	EXT_NEW,	/* from reserve: a host range nobody else owns */
+	EXT_LOST,	/* missing, and known to be: reads fail with -EIO */
 };
 
 enum {
@@ -41,6 +42,9 @@ struct extent {
 	uint32_t unit_len;	/* ... and its length */
 	unsigned depth;		/* chain_map: which layer answered */
 	uint64_t cookie;	/* the driver's own, handed back to commit and abort */
+	/* RESERVE_CODED: bytes of the driver's that go before host in the same write; good until commit */
+	const void *head;
+	uint32_t head_len;
 	struct tapimg *layer;	/* chain_map: the same, as pointer */
 };
 
@@ -62,6 +66,8 @@ struct create {
 	const struct tapimg_opt *opts;	/* names and syntax have been checked against the format's list */
 	unsigned nopts;
 	bool exclusive;			/* files made beside @file must not exist */
+	/* @file is opened right after: what can only be appended to is left open-ended (format.streams) */
+	bool unfinished;
 	struct tapimg *backing_img;	/* open, or NULL */
 };
 /* value of an option as given, or NULL */
@@ -73,6 +79,7 @@ struct format {
 	const struct tapimg_opt_desc *opts;	/* ends with a NULL name */
 	uint32_t state_size;		/* of img->fs, allocated zeroed before open */
 	bool raw;			/* bytes are the guest's: never probed through a chain */
+	bool streams;			/* can be written to a pipe (file->append): create says if with these options */
 
 	/* --- administrative --- */
 	/* 0: no; 100: certainly.  @head: the first @len bytes (up to 4096) */
@@ -85,6 +92,12 @@ struct format {
 	 * On failure leaves nothing behind but what close() frees: close is called for a failed open too.
 	 */
 	int (*open)(struct tapimg *img, const struct tapimg_open_opts *o, struct tapimg_err *err);
+	/*
+	 * Containers have this instead of open: the image is in a part of @file.  Sets *inner to that
+	 * part, which owns @file then, and *format to its format.  On failure @file is still the caller's.
+	 */
+	int (*enter)(struct file *file, const struct tapimg_open_opts *o, struct file **inner,
+		     const struct format **format, struct tapimg_err *err);
 	int (*close)(struct tapimg *img, struct tapimg_err *err);	/* frees; idle and settled unless failed */
 	int (*info)(struct tapimg *img, struct tapimg_info *out, struct tapimg_err *err);
 	int (*check)(struct tapimg *img, unsigned fix, struct tapimg_check *out,
@@ -127,12 +140,12 @@ struct format {
 	void (*dirtied)(struct tapimg *img, uint64_t off, uint64_t len);	/* guest contents changed */
 
 	/* --- pure CPU, any thread --- */
-	/* exactly dst_len bytes come out, or -EIO */
-	int (*decode)(const struct tapimg *img, const void *src, uint32_t src_len, void *dst,
-		      uint32_t dst_len);
-	/* the coded length, at most src_len - 1, or 0 if it does not shrink, or negative errno */
-	int (*encode)(const struct tapimg *img, const void *src, uint32_t src_len, void *dst,
-		      uint32_t dst_max);
+	/* @off: guest offset of the unit.  Exactly dst_len bytes come out, or -EIO */
+	int (*decode)(const struct tapimg *img, uint64_t off, const void *src, uint32_t src_len,
+		      void *dst, uint32_t dst_len);
+	/* the coded length, at most dst_max, or 0 if it does not shrink to that, or negative errno */
+	int (*encode)(const struct tapimg *img, uint64_t off, const void *src, uint32_t src_len,
+		      void *dst, uint32_t dst_max);
 };
 
 extern const struct format raw_format, qcow2_format;

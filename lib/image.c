@@ -22,7 +22,7 @@ uint64_t tapimg_size(const struct tapimg *img)
 
 const char *tapimg_format(const struct tapimg *img)
 {
-	return img->fmt->name;
+	return img->container ? img->container->name : img->fmt->name;
 }
 
 const char *tapimg_filename(const struct tapimg *img)
@@ -204,6 +204,7 @@ void image_free(struct tapimg *img)
 	free(img->backing_path);
 	free((char *)img->opts.snapshot);
 	free((char *)img->opts.data_file);
+	free((char *)img->opts.disk);
 	free(img->failure);
 	free(img);
 }
@@ -222,6 +223,8 @@ static int layer_close(struct tapimg *img, struct tapimg_err *err)
 	if (img->flags & TAPIMG_RDWR) {
 		r = file_flush(img->file);
 		ret = first_error(ret, r, img, "flushing", err);
+		if (!ret)
+			ret = file_finish(img->file, err);
 	}
 	file_close(img->file);
 	image_free(img);

@@ -40,6 +40,8 @@ struct tapimg {
 	uint64_t size;			/* virtual, bytes */
 	uint32_t unit;			/* engine: reservations exclude each other by this, power of two; 1: never reserves */
 	uint32_t cluster;		/* for info and copying: allocation unit, 0: none */
+	uint32_t coded_max;		/* largest coded unit that the format takes; 0: one byte less than a cluster */
+	bool append_only;		/* takes nothing but whole coded units in ascending order */
 	unsigned flags;			/* TAPIMG_* of the open */
 	bool writable;			/* opened for writing, and nothing has gone wrong */
 	int failed;			/* negative errno once the image can no longer be written */
@@ -49,6 +51,7 @@ struct tapimg {
 	struct below *below;
 
 	/* cold */
+	const struct format *container;	/* what the image is a part of (OVA), or NULL */
 	char *name;			/* as opened */
 	char *path;			/* the file's own name: of file.filename for json: names */
 	char *backing_name;		/* as stored in the image, or NULL */

@@ -239,6 +239,8 @@ static int layer_key(const char *key, json_t *val, struct name *n, struct tapimg
 		return set_size(&n->size, key, val, err);
 	if (!strcmp(key, "data-file"))
 		return file_node(val, key, &n->data_file, err);
+	if (!strcmp(key, "disk"))
+		return set_string(&n->disk, key, val, err);
 	if (!strcmp(key, "backing"))
 		return backing_node(val, n, err);
 	if (is_tuning(key))
@@ -327,6 +329,7 @@ void name_free(struct name *n)
 	free(n->path);
 	free(n->format);
 	free(n->data_file);
+	free(n->disk);
 	free(n->backing);
 	memset(n, 0, sizeof(*n));
 }

@@ -17,6 +17,7 @@ struct name {
 	char *format;
 	uint64_t offset, size;	/* raw: a window; size 0: to the end */
 	char *data_file;
+	char *disk;		/* of a container, by name or number */
 	enum name_backing backing_kind;
 	char *backing;		/* with NAME_BACKING_GIVEN: a name, maybe "json:..." */
 };

@@ -53,9 +53,12 @@ struct file_id file_id_path(const char *path)
 static struct file_id file_id_open(struct file *f)
 {
 	struct file_id none = { 0 };
-	int fd = f->ops->fd ? f->ops->fd(f) : -1;
 	struct stat st;
+	int fd;
 
+	while (f->around)
+		f = f->around;
+	fd = f->ops->fd ? f->ops->fd(f) : -1;
 	return fd < 0 || fstat(fd, &st) ? none : id_from_stat(&st);
 }
 
@@ -150,6 +153,7 @@ static struct tapimg *image_new(struct tapimg_loop *loop, struct file *file,
 	img->opts.format = fmt->name;
 	img->opts.snapshot = copy_string(s->o.snapshot, &failed);
 	img->opts.data_file = copy_string(s->o.data_file, &failed);
+	img->opts.disk = copy_string(s->o.disk, &failed);
 	img->name = copy_string(s->text, &failed);
 	img->path = copy_string(s->n.path ? s->n.path : s->text, &failed);
 	if (fmt->state_size)
@@ -161,23 +165,40 @@ static struct tapimg *image_new(struct tapimg_loop *loop, struct file *file,
 	return img;
 }
 
+/* On to the file that the image fills, if *@file is a container. */
+static int enter_container(const struct spec *s, struct file **file, const struct format **fmt,
+			   const struct format **container, struct tapimg_err *err)
+{
+	if ((*fmt)->enter) {
+		*container = *fmt;
+		return (*fmt)->enter(*file, &s->o, file, fmt, err);
+	}
+	if (!s->o.disk)
+		return 0;
+	return err_set(err, -EINVAL, "%s: disk '%s' was asked for, but the %s format holds only one",
+		       s->text, s->o.disk, (*fmt)->name);
+}
+
 /* @file is the image's, also on failure. */
 static int layer_open_file(struct tapimg_loop *loop, struct file *file, const struct spec *s,
 			   struct tapimg **out, struct tapimg_err *err)
 {
-	const struct format *fmt = NULL;
+	const struct format *fmt = NULL, *container = NULL;
 	struct tapimg *img = NULL;
 	int ret = spec_format(s, file, &fmt, err);
 
-	if (!ret && fmt)
+	if (!ret)
+		ret = enter_container(s, &file, &fmt, &container, err);
+	if (!ret)
 		ret = spec_check(s, fmt, err);
-	if (ret || !fmt)
+	if (ret)
 		goto fail;
 	img = image_new(loop, file, fmt, s);
 	if (!img) {
 		ret = err_set(err, -ENOMEM, "no memory");
 		goto fail;
 	}
+	img->container = container;
 	ret = fmt->open(img, &img->opts, err);
 	if (!ret && img->backing_name) {
 		img->backing_path = name_resolve(img->path, img->backing_name);
@@ -224,6 +245,8 @@ static int spec_parse(struct spec *s, struct tapimg_err *err)
 		s->o.size = s->n.size;
 	if (!s->o.data_file)
 		s->o.data_file = s->n.data_file;
+	if (!s->o.disk)
+		s->o.disk = s->n.disk;
 	return 0;
 }
 
@@ -242,7 +265,7 @@ static int layer_open(struct tapimg_loop *loop, const struct spec *s, struct tap
 static bool spec_below(struct tapimg *top, struct tapimg *img, const struct spec *above,
 		       unsigned depth, struct spec *s)
 {
-	const unsigned inherited = TAPIMG_DIRECT | TAPIMG_SHARE | TAPIMG_NO_IO;
+	const unsigned inherited = TAPIMG_DIRECT | TAPIMG_SHARE | TAPIMG_NO_IO | TAPIMG_SALVAGE;
 	const unsigned writing = TAPIMG_RDWR | TAPIMG_WRITETHROUGH | TAPIMG_UNSAFE | TAPIMG_UNMAP;
 
 	memset(s, 0, sizeof(*s));

@@ -36,6 +36,9 @@ static void status_from_extent(const struct extent *e, struct tapimg_status *st)
 		else if (!(e->flags & EXT_NONE))
 			st->flags |= TAPIMG_ST_ALLOCATED;
 		break;
+	case EXT_LOST:
+		st->flags = TAPIMG_ST_DATA | TAPIMG_ST_ALLOCATED | TAPIMG_ST_LOST;
+		break;
 	default:
 		break;		/* a hole as far as was asked */
 	}

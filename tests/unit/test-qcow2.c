@@ -407,7 +407,7 @@ START_TEST(coding_round_trip)
 		int len;
 
 		fill(src, n, how);
-		len = qcow2_encode(&img, src, n, coded, n - 1);
+		len = qcow2_encode(&img, 0, src, n, coded, n - 1);
 		ck_assert_int_ge(len, 0);
 		ck_assert_int_lt(len, (int)n);
 		if (how == 3)
@@ -417,10 +417,10 @@ START_TEST(coding_round_trip)
 		if (len) {
 			fill(coded + len, 512, 3);
 			memset(out, 0xee, n);
-			ck_assert_int_eq(qcow2_decode(&img, coded, len + 511, out, n), 0);
+			ck_assert_int_eq(qcow2_decode(&img, 0, coded, len + 511, out, n), 0);
 			ck_assert_int_eq(memcmp(src, out, n), 0);
 			/* cut short, it is an error and not half a cluster */
-			ck_assert_int_eq(qcow2_decode(&img, coded, len / 2, out, n), -EIO);
+			ck_assert_int_eq(qcow2_decode(&img, 0, coded, len / 2, out, n), -EIO);
 		}
 		free(src);
 		free(coded);
@@ -437,10 +437,10 @@ START_TEST(coding_does_not_overrun)
 	int full;
 
 	fill(src, sizeof(src), 1);
-	full = qcow2_encode(&img, src, sizeof(src), coded, sizeof(coded));
+	full = qcow2_encode(&img, 0, src, sizeof(src), coded, sizeof(coded));
 	ck_assert_int_gt(full, 100);
 	memset(coded, 0x55, sizeof(coded));
-	ck_assert_int_eq(qcow2_encode(&img, src, sizeof(src), coded, full - 1), 0);
+	ck_assert_int_eq(qcow2_encode(&img, 0, src, sizeof(src), coded, full - 1), 0);
 	ck_assert_int_eq(coded[full - 1], 0x55);
 }
 END_TEST
@@ -454,10 +454,10 @@ START_TEST(deflate_keeps_to_its_window)
 
 	fill(src, 8192, 3);
 	memcpy(src + 8192, src, 8192);	/* only worth something with a window of 8 KiB */
-	ck_assert_int_eq(qcow2_encode(&img, src, 16384, coded, 16383), 0);
+	ck_assert_int_eq(qcow2_encode(&img, 0, src, 16384, coded, 16383), 0);
 	fill(src, 2048, 3);
 	memcpy(src + 2048, src, 2048);
-	ck_assert_int_gt(qcow2_encode(&img, src, 4096, coded, 4095), 2000);
+	ck_assert_int_gt(qcow2_encode(&img, 0, src, 4096, coded, 4095), 2000);
 }
 END_TEST
 
