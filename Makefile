@@ -4,7 +4,8 @@
 #
 #   make                    libraries (static and shared), the programs, the example programs
 #   make check              all kinds of tests, bounded to minutes: unit cli power fuzz-regression interop
-#   make unit | cli | power | fuzz-regression | interop
+#                           vhost
+#   make unit | cli | power | fuzz-regression | interop | vhost
 #                           one kind; the last line of each is "N passed, N failed, N skipped"
 #   make check-long         the same kinds without the bounds: 100,000 power cuts, many interop seeds
 #   make fuzz               fuzzing with clang's libFuzzer for FUZZ_SECONDS (3600) for each target
@@ -83,7 +84,7 @@ TI_CFLAGS = -std=gnu11 $(WARN) -fPIC -fvisibility=hidden -fno-strict-aliasing -p
 TI_LDFLAGS = -Wl,-O1 -Wl,--as-needed -Wl,-z,relro $(LDFLAGS)
 LIBS = -laio -lz -lzstd -ldeflate -ljansson -luuid -pthread
 CHECK_LIBS = -lcheck -lsubunit -lm -lrt
-TEST_CPPFLAGS = -Itests/unit -Itests/power -Itests/fuzz -Icmd -Itapdisk
+TEST_CPPFLAGS = -Itests/vhost -Itests/unit -Itests/power -Itests/fuzz -Icmd -Itapdisk
 
 ifeq ($(V),1)
 Q =
@@ -100,8 +101,8 @@ CMD_SRC := $(sort $(wildcard cmd/*.c))
 SERVER_SRC := $(sort $(wildcard tapdisk/*.c))
 PROGRAMS := $(patsubst cmd/%.c,%,$(filter $(patsubst %,cmd/%.c,tapimg vhd-util td-util cbt-util \
 	    qcow-create img2qcow qcow2raw tap-ctl),$(CMD_SRC)))
-TEST_SRC := $(sort $(wildcard tests/unit/*.c tests/power/*.c))
-PROG_SRC := $(filter tests/unit/test-% tests/power/test-%,$(TEST_SRC))
+TEST_SRC := $(sort $(wildcard tests/unit/*.c tests/power/*.c tests/vhost/*.c))
+PROG_SRC := $(filter tests/unit/test-% tests/power/test-% tests/vhost/test-% tests/vhost/vhost-%,$(TEST_SRC))
 SHARED_SRC := $(filter-out $(PROG_SRC),$(TEST_SRC))
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz-*.c))
 FUZZ_SHARED_SRC := $(filter-out $(FUZZ_SRC),$(sort $(wildcard tests/fuzz/*.c)))
@@ -116,11 +117,13 @@ SHARED_OBJ := $(SHARED_SRC:%.c=$(O)/%.o)
 FUZZ_SHARED_OBJ := $(FUZZ_SHARED_SRC:%.c=$(O)/%.o)
 UNIT_BIN := $(patsubst %.c,$(O)/%,$(filter tests/unit/%,$(PROG_SRC)))
 POWER_BIN := $(patsubst %.c,$(O)/%,$(filter tests/power/%,$(PROG_SRC)))
+VHOST_BIN := $(patsubst %.c,$(O)/%,$(filter tests/vhost/%,$(PROG_SRC)))
 FUZZ_BIN := $(FUZZ_SRC:%.c=$(O)/%)
 BENCH_BIN := $(BENCH_SRC:%.c=$(O)/%)
 TOOL_BIN := $(TOOL_SRC:%.c=$(O)/%)
 EXAMPLE_BIN := $(EXAMPLE_SRC:%.c=$(O)/%)
 CLI_TESTS := $(filter-out tests/cli/lib%,$(sort $(wildcard tests/cli/*.sh tests/cli/*.py)))
+VHOST_TESTS := $(sort $(wildcard tests/vhost/test-*.sh tests/vhost/test-*.py tests/guest/test-*.sh tests/guest/test-*.py))
 INTEROP_TESTS := $(filter-out tests/interop/lib%,$(sort $(wildcard tests/interop/*.sh tests/interop/*.py)))
 MAN := $(sort $(wildcard man/*.[1-8]))
 
@@ -199,7 +202,7 @@ $(O)/tests/libtest.a: $(SHARED_OBJ) $(O)/.test-list
 	@mkdir -p $(@D)
 	$(Q)rm -f $@ && ar rcs $@ $(SHARED_OBJ)
 
-$(UNIT_BIN) $(POWER_BIN): $(O)/%: $(O)/%.o $(O)/tests/libtest.a $(O)/libserver.a $(O)/libtapimg.a $(O)/.ldflags
+$(UNIT_BIN) $(POWER_BIN) $(VHOST_BIN): $(O)/%: $(O)/%.o $(O)/tests/libtest.a $(O)/libserver.a $(O)/libtapimg.a $(O)/.ldflags
 	$(call say,LD,$@)
 	$(Q)$(CC) $(TI_CFLAGS) $(TI_LDFLAGS) -o $@ $< $(O)/tests/libtest.a $(O)/libserver.a \
 		$(O)/libtapimg.a $(CHECK_LIBS) $(LIBS)
@@ -230,6 +233,7 @@ kind_unit = --kind unit $(UNIT_BIN)
 kind_cli = --kind cli $(CLI_TESTS)
 kind_power = --kind power $(POWER_BIN)
 kind_fuzz = --kind fuzz $(FUZZ_BIN)
+kind_vhost = --kind vhost $(filter $(O)/tests/vhost/test-%,$(VHOST_BIN)) $(VHOST_TESTS)
 kind_interop = --kind interop $(INTEROP_TESTS)
 
 unit: $(UNIT_BIN)
@@ -244,18 +248,21 @@ power: $(POWER_BIN)
 fuzz-regression: $(FUZZ_BIN)
 	@$(RUN) $(kind_fuzz)
 
+vhost: all $(VHOST_BIN)
+	@$(RUN) $(kind_vhost)
+
 interop: all $(TOOL_BIN)
 	@$(RUN) $(kind_interop)
 
-check: all $(UNIT_BIN) $(POWER_BIN) $(FUZZ_BIN) $(BENCH_BIN) $(TOOL_BIN)
-	@$(RUN) $(kind_unit) $(kind_cli) $(kind_power) $(kind_fuzz) $(kind_interop)
+check: all $(UNIT_BIN) $(POWER_BIN) $(FUZZ_BIN) $(BENCH_BIN) $(TOOL_BIN) $(VHOST_BIN)
+	@$(RUN) $(kind_unit) $(kind_cli) $(kind_power) $(kind_fuzz) $(kind_interop) $(kind_vhost)
 
 # Both kinds in one run, so that they share one sum; for builds with sanitizers.
 san-check: all $(UNIT_BIN)
 	@$(RUN) $(kind_unit) $(kind_cli)
 
-check-long: all $(UNIT_BIN) $(POWER_BIN) $(FUZZ_BIN) $(BENCH_BIN) $(TOOL_BIN)
-	@$(RUN) --long $(kind_unit) $(kind_cli) $(kind_power) $(kind_fuzz) $(kind_interop)
+check-long: all $(UNIT_BIN) $(POWER_BIN) $(FUZZ_BIN) $(BENCH_BIN) $(TOOL_BIN) $(VHOST_BIN)
+	@$(RUN) --long $(kind_unit) $(kind_cli) $(kind_power) $(kind_fuzz) $(kind_interop) $(kind_vhost)
 
 valgrind: $(UNIT_BIN)
 	@$(RUN) --valgrind $(kind_unit)
@@ -274,7 +281,7 @@ $(FUZZ_LIVE): $(O)/%-live: $(O)/%.o $(filter-out $(FUZZ_MAIN),$(FUZZ_SHARED_OBJ)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(TI_CFLAGS) -fsanitize=fuzzer $(TI_LDFLAGS) -o $@ $^ $(CHECK_LIBS) $(LIBS)
 
-bench: all $(BENCH_BIN)
+bench: all $(BENCH_BIN) $(VHOST_BIN)
 	@$(PYTHON) tests/bench/bench.py --build $(O) $(BENCH)
 
 # ---------------------------------------------------------------- analysis
@@ -345,7 +352,7 @@ clean:
 -include $(patsubst %.c,$(O)/%.d,$(LIB_SRC) $(CMD_SRC) $(TEST_SRC) $(FUZZ_SRC) $(FUZZ_SHARED_SRC) $(BENCH_SRC) $(TOOL_SRC)) \
 	$(SERVER_SRC:tapdisk/%.c=$(O)/server/%.d)
 
-.PHONY: all examples unit cli power fuzz-regression interop check san-check check-long valgrind \
+.PHONY: all examples unit cli power fuzz-regression interop vhost check san-check check-long valgrind \
 	fuzz fuzz-build bench analyze install install-qemu-img-link uninstall clean
 .SECONDARY:
 .DELETE_ON_ERROR:

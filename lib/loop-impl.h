@@ -38,15 +38,17 @@ struct pool {
 struct loop_watches {
 	int epfd;			/* -1: nothing was ever watched */
 	unsigned count;
-	unsigned idle_turns;		/* since the descriptors were asked */
+	unsigned busy_turns;		/* since the descriptors were asked */
 	bool hot;			/* the last answer had something */
 	bool woken;			/* the next one will */
 	int at, n;			/* fetched events: delivered, all */
+	struct watch_call *calls;	/* of fn() that are running, innermost first */
 	struct epoll_event ev[WATCH_BATCH];
 };
 
 struct tapimg_loop {
 	struct list ready;
+	struct list late;		/* for the end of the turn */
 	struct list timers;		/* by time */
 	struct list *park;
 	struct list providers;
@@ -92,7 +94,8 @@ static inline void loop_signal(struct tapimg_loop *loop)
 
 /* watch.c: negative errno, or the number of callbacks run */
 int watch_collect(struct tapimg_loop *loop, int64_t timeout_ns);	/* negative: no limit */
-int watch_glance(struct tapimg_loop *loop);	/* while there is other work: now and then */
+/* While there is other work: descriptors and idlers are looked at now and then. */
+int watch_glance(struct tapimg_loop *loop);
 static inline bool watch_pending(const struct tapimg_loop *loop)
 {
 	return loop->watch.woken || loop->watch.at < loop->watch.n;

@@ -54,6 +54,29 @@ void loop_defer(struct tapimg_loop *loop, struct task *t)
 	loop_signal(loop);
 }
 
+void loop_at_turn_end(struct tapimg_loop *loop, struct task *t)
+{
+	list_append(&loop->late, &t->node);
+	loop_signal(loop);
+}
+
+static int loop_run_late(struct tapimg_loop *loop)
+{
+	struct list mine;
+	struct list *n;
+	int done = 0;
+
+	list_init(&mine);
+	list_splice(&mine, &loop->late);
+	while ((n = list_pop(&mine))) {
+		struct task *t = list_entry(n, struct task, node);
+
+		t->fn(t);
+		done++;
+	}
+	return done;
+}
+
 void loop_aio(struct tapimg_loop *loop, struct aio_op *op)
 {
 	aio_queue(&loop->aio, op);
@@ -208,7 +231,7 @@ static int loop_poll(struct tapimg_loop *loop, int fd, int64_t timeout_ns)
 static bool loop_pending(struct tapimg_loop *loop)
 {
 	return loop->aio.inflight || loop->aio.head || loop->pool.outstanding || loop->watch.count ||
-	       !list_empty(&loop->timers) || !list_empty(&loop->ready);
+	       !list_empty(&loop->timers) || !list_empty(&loop->ready) || !list_empty(&loop->late);
 }
 
 static int loop_do_sleep(struct tapimg_loop *loop, int64_t timeout)
@@ -235,12 +258,12 @@ static int loop_sleep(struct tapimg_loop *loop)
 	int64_t timeout;
 	int ret = 0;
 
-	if (!loop_pending(loop) || !list_empty(&loop->ready))
+	if (!loop_pending(loop) || !list_empty(&loop->ready) || !list_empty(&loop->late))
 		return 0;
 	if (loop->aio.head && !loop->aio.inflight)
 		return 0;		/* the kernel took nothing; try again */
 	if (idlers_found(loop))
-		return 0;
+		return watch_glance(loop);
 	timeout = loop_timeout(loop);
 	if (loop->fake && timeout >= 0) {
 		loop->fake->now += timeout;
@@ -313,6 +336,8 @@ static int loop_turn(struct tapimg_loop *loop, bool wait)
 		done += ret;
 		ret = loop_collect(loop);
 	}
+	if (!list_empty(&loop->late))
+		done += loop_run_late(loop);
 	if (loop->aio.head)
 		done += aio_submit(&loop->aio);
 	return ret < 0 ? ret : ret + done;
@@ -328,7 +353,7 @@ int tapimg_loop_run(struct tapimg_loop *loop, bool wait)
 	loop->depth--;
 	if (loop->epfd >= 0 && !loop->depth) {
 		loop_set_timerfd(loop);
-		if (!list_empty(&loop->ready) || (loop->aio.head && !loop->aio.inflight))
+		if (!list_empty(&loop->ready) || !list_empty(&loop->late) || (loop->aio.head && !loop->aio.inflight))
 			loop_signal(loop);
 	}
 	return ret;
@@ -409,6 +434,7 @@ int tapimg_loop_new(unsigned threads, struct tapimg_loop **out, struct tapimg_er
 	if (!loop)
 		return err_errno(err, -ENOMEM, "event loop");
 	list_init(&loop->ready);
+	list_init(&loop->late);
 	list_init(&loop->timers);
 	list_init(&loop->providers);
 	list_init(&loop->idlers);

@@ -25,6 +25,9 @@ struct task {
 /* Runs t->fn on this or the next turn, never from inside this call.  t->fn is set. */
 void loop_defer(struct tapimg_loop *loop, struct task *t);
 
+/* Runs t->fn once, at the end of this turn, before what was queued is submitted. */
+void loop_at_turn_end(struct tapimg_loop *loop, struct task *t);
+
 /* A task to be run at a time. Not armed when task.node is empty. */
 struct timer {
 	struct task task;
@@ -63,6 +66,7 @@ struct watch {
 	uint32_t events;	/* EPOLLIN and so on; 0: only errors */
 	void (*fn)(struct watch *w, uint32_t events);
 	bool on;		/* the loop's */
+	bool inside;		/* fn is running: a turn within it does not call it again */
 };
 int loop_watch(struct tapimg_loop *loop, struct watch *w);		/* fd, events and fn are set */
 int loop_watch_events(struct tapimg_loop *loop, struct watch *w, uint32_t events);

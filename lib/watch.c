@@ -5,7 +5,8 @@
  * All watched descriptors are in one epoll descriptor, together with the loop's own eventfd.  When
  * the loop sleeps, it sleeps on that (or in io_getevents with a poll on it).  While the loop is busy
  * it is asked now and then: at every turn as long as the last answer had something, else once in
- * WATCH_SELDOM turns, for a ring in memory that is busy needs no descriptors at all.
+ * WATCH_SELDOM turns, for a ring in memory that is busy needs no descriptors at all.  Idlers are asked
+ * so seldom, too.
  *
  * Events that were fetched and not yet delivered lie in the loop.  A turn inside a callback goes on
  * with them, and loop_unwatch() takes its own out, so a watch can be freed as soon as it is removed.
@@ -70,13 +71,36 @@ int loop_watch_events(struct tapimg_loop *loop, struct watch *w, uint32_t events
 	return 0;
 }
 
+/* One fn() that is running.  Its watch may be gone when it returns: then w is NULL. */
+struct watch_call {
+	struct watch *w;
+	struct watch_call *outer;
+};
+
+static void watch_call(struct tapimg_loop *loop, struct watch *w, uint32_t events)
+{
+	struct watch_call call = { w, loop->watch.calls };
+
+	loop->watch.calls = &call;
+	w->inside = true;
+	w->fn(w, events);
+	if (call.w)
+		w->inside = false;
+	loop->watch.calls = call.outer;
+}
+
 void loop_unwatch(struct tapimg_loop *loop, struct watch *w)
 {
 	struct loop_watches *lw = &loop->watch;
+	struct watch_call *c;
 	int i;
 
 	if (!w->on)
 		return;
+	for (c = lw->calls; c; c = c->outer)
+		if (c->w == w)
+			c->w = NULL;
+	w->inside = false;
 	w->on = false;
 	lw->count--;
 	epoll_ctl(lw->epfd, EPOLL_CTL_DEL, w->fd, NULL);
@@ -97,7 +121,9 @@ static int watch_deliver(struct tapimg_loop *loop)
 		uint64_t v;
 
 		if (w) {
-			w->fn(w, ev->events);
+			if (w->inside && !(w->events & EPOLLET))
+				continue;	/* it comes again */
+			watch_call(loop, w, ev->events);
 			done++;
 		} else if (read(loop->wakefd, &v, sizeof(v)) < 0) {
 			continue;	/* a watch removed meanwhile, or emptied already */
@@ -114,7 +140,7 @@ int watch_collect(struct tapimg_loop *loop, int64_t timeout_ns)
 
 	if (done)
 		return done;
-	lw->idle_turns = 0;
+	lw->busy_turns = 0;
 	lw->woken = false;
 	n = epoll_wait(lw->epfd, lw->ev, ARRAY_SIZE(lw->ev), ms);
 	lw->hot = n > 0;
@@ -125,12 +151,17 @@ int watch_collect(struct tapimg_loop *loop, int64_t timeout_ns)
 	return watch_deliver(loop);
 }
 
+static bool idlers_ask(struct tapimg_loop *loop, bool sleeping);
+
 int watch_glance(struct tapimg_loop *loop)
 {
 	struct loop_watches *lw = &loop->watch;
 
-	if (lw->epfd < 0 || (!lw->hot && !watch_pending(loop) && ++lw->idle_turns < WATCH_SELDOM))
+	if (lw->epfd < 0 || (!lw->hot && !watch_pending(loop) && ++lw->busy_turns < WATCH_SELDOM))
 		return 0;
+	/* a ring nobody kicks for must not wait for a loop that is never idle */
+	if (lw->busy_turns >= WATCH_SELDOM)
+		idlers_ask(loop, false);
 	return watch_collect(loop, 0);
 }
 

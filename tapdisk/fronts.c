@@ -4,9 +4,13 @@
 
 #include "frontend.h"
 
-/* extern const struct frontend NAME_frontend; one line here and one in the table */
+/* one line here and one in the table */
+extern const struct frontend vhost_user_frontend;
 
-static const struct frontend *const table[] = { NULL };
+static const struct frontend *const table[] = {
+	&vhost_user_frontend,
+	NULL,
+};
 
 const struct frontend *const *frontends(void)
 {
