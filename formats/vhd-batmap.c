@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * vhd-batmap.c - the batmap of Xen's tools: which blocks have all their sectors
+ *
+ * It lives in memory and is written when the image is closed, with its checksum in the header before
+ * it.  A bit that is missing costs a look at the bitmap; one that is wrong would show sectors that are
+ * not there, so a map is used only if its sum is right, and a bit only for a block that the table has.
+ * Bits are never taken back while the block stays: its sectors stay.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "vhd.h"
+
+static uint64_t map_bytes(const struct vhd *v)
+{
+	return div_up(v->entries, 8);
+}
+
+/* The map's place, as far as it is one. */
+static bool map_placed(const struct vhd *v, const struct vhd_look *l)
+{
+	const struct vhd_batmap_header *b = &l->batmap;
+	uint64_t len = (uint64_t)b->sectors * VHD_SECTOR;
+
+	return (b->version == VHD_BATMAP_VERSION || b->version == VHD_BATMAP_V1) &&
+	       b->off % VHD_SECTOR == 0 && b->off >= VHD_SECTOR && len >= map_bytes(v) &&
+	       checked_range(b->off, len, l->eof);
+}
+
+int vhd_batmap_load(struct tapimg *img, struct tapimg_err *err)
+{
+	struct vhd *v = vhd_of(img);
+	struct vhd_look *l = &v->look;
+	uint64_t len = map_bytes(v);
+	uint8_t *map;
+	int ret;
+
+	free(v->batmap);
+	v->batmap = NULL;
+	if (!l->has_batmap || !map_placed(v, l) || !len)
+		return 0;
+	map = file_buf(len);
+	if (!map)
+		return err_errno(err, -ENOMEM, "%s", img->name);
+	ret = file_pread(img->file, map, len, l->batmap.off);
+	if (!ret && vhd_batmap_sum(map, len, l->batmap.version) == l->batmap.checksum)
+		v->batmap = map;
+	else
+		free(map);
+	return ret ? err_errno(err, ret, "%s: reading the batmap at %" PRIu64, img->name, l->batmap.off)
+		   : 0;
+}
+
+int vhd_batmap_store(struct tapimg *img, struct tapimg_err *err)
+{
+	struct vhd *v = vhd_of(img);
+	struct vhd_batmap_header *h = &v->look.batmap;
+	uint64_t len = map_bytes(v), gap = h->off - v->look.batmap_header_off;
+	uint8_t *buf;
+	int ret;
+
+	if (!v->batmap || !v->batmap_dirty)
+		return 0;
+	h->checksum = vhd_batmap_sum(v->batmap, len, h->version);
+	/* one write where they lie together, as they do in images of all known writers */
+	buf = file_buf(VHD_SECTOR + round_up(len, VHD_SECTOR));
+	if (!buf)
+		return err_errno(err, -ENOMEM, "%s", img->name);
+	memset(buf, 0, VHD_SECTOR + round_up(len, VHD_SECTOR));
+	vhd_batmap_build(h, buf);
+	memcpy(buf + VHD_SECTOR, v->batmap, len);
+	if (gap == VHD_SECTOR) {
+		ret = file_pwrite(img->file, buf, VHD_SECTOR + round_up(len, VHD_SECTOR),
+				  v->look.batmap_header_off);
+	} else {
+		ret = file_pwrite(img->file, buf + VHD_SECTOR, round_up(len, VHD_SECTOR), h->off);
+		if (!ret)
+			ret = file_pwrite(img->file, buf, VHD_SECTOR, v->look.batmap_header_off);
+	}
+	free(buf);
+	if (ret)
+		return err_errno(err, ret, "%s: writing the batmap", img->name);
+	v->batmap_dirty = false;
+	return 0;
+}
