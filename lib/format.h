@@ -84,6 +84,8 @@ struct format {
 	/* --- administrative --- */
 	/* 0: no; 100: certainly.  @head: the first @len bytes (up to 4096) */
 	int (*probe)(const uint8_t *head, size_t len, uint64_t file_size, const char *name);
+	/* The same for what only the end tells: @tail: the last 512 bytes.  Asked where no head bids. */
+	int (*probe_tail)(const uint8_t *tail, uint64_t file_size);
 	int (*create)(const struct create *c, struct tapimg_err *err);
 	int (*measure)(const struct create *c, struct tapimg *src, struct tapimg_measure *out,
 		       struct tapimg_err *err);
@@ -98,6 +100,8 @@ struct format {
 	 */
 	int (*enter)(struct file *file, const struct tapimg_open_opts *o, struct file **inner,
 		     const struct format **format, struct tapimg_err *err);
+	/* img->backing, named by the image and not by the caller, is open: is it the right one? */
+	int (*backing_opened)(struct tapimg *img, struct tapimg_err *err);
 	int (*close)(struct tapimg *img, struct tapimg_err *err);	/* frees; idle and settled unless failed */
 	int (*info)(struct tapimg *img, struct tapimg_info *out, struct tapimg_err *err);
 	int (*check)(struct tapimg *img, unsigned fix, struct tapimg_check *out,
@@ -149,6 +153,7 @@ struct format {
 };
 
 extern const struct format raw_format, qcow2_format;
+extern const struct format vhd_format, vhd_fixed_format;	/* one name, two kinds of it */
 
 const struct format *format_find(const char *name);	/* by name or alias, NULL: none */
 const struct format *format_probe(struct file *f, struct tapimg_err *err);	/* raw if nothing else bids */

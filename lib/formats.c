@@ -7,8 +7,12 @@
 #include "format.h"
 
 #define PROBE_LEN 4096
+#define PROBE_TAIL 512
 
-static const struct format *const formats[] = { &raw_format, &qcow2_format };
+static const struct format *const formats[] = {
+	&raw_format, &qcow2_format,
+	&vhd_format,
+};
 
 const char *tapimg_version(void)
 {
@@ -17,7 +21,11 @@ const char *tapimg_version(void)
 
 const char *const *tapimg_formats(void)
 {
-	static const char *const names[] = { "raw", "qcow2", NULL };
+	static const char *const names[] = {
+		"raw", "qcow2",
+		"vhd",
+		NULL
+	};
 
 	return names;
 }
@@ -62,6 +70,16 @@ const struct format *format_probe(struct file *f, struct tapimg_err *err)
 		if (bid > best_bid) {
 			best_bid = bid;
 			best = formats[i];
+		}
+	}
+	if (best_bid <= 1 && f->size >= PROBE_TAIL) {
+		ret = file_pread(f, head, PROBE_TAIL, f->size - PROBE_TAIL);
+		for (size_t i = 0; i < ARRAY_SIZE(formats) && !ret; i++)
+			if (formats[i]->probe_tail && formats[i]->probe_tail(head, f->size))
+				best = formats[i];
+		if (ret) {
+			err_errno(err, ret, "%s: reading the last %u bytes", f->name, PROBE_TAIL);
+			best = NULL;
 		}
 	}
 	free(head);
