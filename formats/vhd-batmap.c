@@ -17,6 +17,14 @@ static uint64_t map_bytes(const struct vhd *v)
 	return div_up(v->entries, 8);
 }
 
+/* What is summed: as Xen's tools count it, in whole sectors, for blocks of 2 MiB. */
+static uint64_t summed_bytes(const struct vhd *v)
+{
+	uint64_t len = MAX(div_up(v->look.footer.cur_size >> 24, VHD_SECTOR), 1) * VHD_SECTOR;
+
+	return MIN(len, (uint64_t)v->look.batmap.sectors * VHD_SECTOR);
+}
+
 /* The map's place, as far as it is one. */
 static bool map_placed(const struct vhd *v, const struct vhd_look *l)
 {
@@ -32,22 +40,28 @@ int vhd_batmap_load(struct tapimg *img, struct tapimg_err *err)
 {
 	struct vhd *v = vhd_of(img);
 	struct vhd_look *l = &v->look;
-	uint64_t len = map_bytes(v);
+	uint64_t len;
 	uint8_t *map;
 	int ret;
 
 	free(v->batmap);
 	v->batmap = NULL;
-	if (!l->has_batmap || !map_placed(v, l) || !len)
+	v->batmap_dirty = false;
+	if (!l->has_batmap || !map_placed(v, l))
 		return 0;
+	len = (uint64_t)l->batmap.sectors * VHD_SECTOR;
 	map = file_buf(len);
 	if (!map)
 		return err_errno(err, -ENOMEM, "%s", img->name);
 	ret = file_pread(img->file, map, len, l->batmap.off);
-	if (!ret && vhd_batmap_sum(map, len, l->batmap.version) == l->batmap.checksum)
+	if (!ret && vhd_batmap_sum(map, summed_bytes(v), l->batmap.version) == l->batmap.checksum) {
 		v->batmap = map;
-	else
+	} else if (!ret && img->flags & TAPIMG_RDWR && !(img->flags & TAPIMG_CHECK)) {
+		v->batmap = memset(map, 0, len);	/* begun anew */
+		v->batmap_dirty = true;
+	} else {
 		free(map);
+	}
 	return ret ? err_errno(err, ret, "%s: reading the batmap at %" PRIu64, img->name, l->batmap.off)
 		   : 0;
 }
@@ -56,25 +70,23 @@ int vhd_batmap_store(struct tapimg *img, struct tapimg_err *err)
 {
 	struct vhd *v = vhd_of(img);
 	struct vhd_batmap_header *h = &v->look.batmap;
-	uint64_t len = map_bytes(v), gap = h->off - v->look.batmap_header_off;
+	uint64_t len = (uint64_t)h->sectors * VHD_SECTOR;
 	uint8_t *buf;
 	int ret;
 
 	if (!v->batmap || !v->batmap_dirty)
 		return 0;
-	h->checksum = vhd_batmap_sum(v->batmap, len, h->version);
+	h->checksum = vhd_batmap_sum(v->batmap, summed_bytes(v), h->version);
 	/* one write where they lie together, as they do in images of all known writers */
-	buf = file_buf(VHD_SECTOR + round_up(len, VHD_SECTOR));
+	buf = file_buf(VHD_SECTOR + len);
 	if (!buf)
 		return err_errno(err, -ENOMEM, "%s", img->name);
-	memset(buf, 0, VHD_SECTOR + round_up(len, VHD_SECTOR));
 	vhd_batmap_build(h, buf);
 	memcpy(buf + VHD_SECTOR, v->batmap, len);
-	if (gap == VHD_SECTOR) {
-		ret = file_pwrite(img->file, buf, VHD_SECTOR + round_up(len, VHD_SECTOR),
-				  v->look.batmap_header_off);
+	if (h->off - v->look.batmap_header_off == VHD_SECTOR) {
+		ret = file_pwrite(img->file, buf, VHD_SECTOR + len, v->look.batmap_header_off);
 	} else {
-		ret = file_pwrite(img->file, buf + VHD_SECTOR, round_up(len, VHD_SECTOR), h->off);
+		ret = file_pwrite(img->file, buf + VHD_SECTOR, len, h->off);
 		if (!ret)
 			ret = file_pwrite(img->file, buf, VHD_SECTOR, v->look.batmap_header_off);
 	}

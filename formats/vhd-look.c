@@ -235,8 +235,7 @@ void vhd_look_free(struct vhd_look *l)
 
 /* ------------------------------------------------------------ the end of it all */
 
-/* The highest end of a structure beside blocks. */
-static uint64_t tables_end(const struct vhd_look *l)
+uint64_t vhd_look_tables_end(const struct vhd_look *l)
 {
 	const struct vhd_header *h = &l->header;
 	uint64_t end = MAX(l->footer.data_off + VHD_HEADER_SIZE, l->batmap_header_off);
@@ -252,6 +251,27 @@ static uint64_t tables_end(const struct vhd_look *l)
 	return end;
 }
 
+static bool meets(uint64_t off, uint64_t len, uint64_t at, uint64_t n)
+{
+	return n && checked_range(at, n, INT64_MAX) && off < at + n && at < off + len;
+}
+
+bool vhd_look_overlaps(const struct vhd_look *l, uint64_t off, uint64_t len)
+{
+	const struct vhd_header *h = &l->header;
+
+	if (meets(off, len, 0, VHD_SECTOR) || meets(off, len, l->footer.data_off, VHD_HEADER_SIZE) ||
+	    meets(off, len, h->table_off, 4ULL * h->max_bat))
+		return true;
+	if (l->has_batmap && (meets(off, len, l->batmap_header_off, VHD_SECTOR) ||
+			      meets(off, len, l->batmap.off, (uint64_t)l->batmap.sectors * VHD_SECTOR)))
+		return true;
+	for (unsigned i = 0; i < VHD_LOCATORS; i++)
+		if (meets(off, len, h->loc[i].off, vhd_locator_space(&h->loc[i])))
+			return true;
+	return false;
+}
+
 int vhd_look_end(const struct vhd_look *l, uint64_t *end, struct tapimg_err *err)
 {
 	uint64_t off = l->header.table_off, left = 4ULL * l->header.max_bat, n;
@@ -259,7 +279,7 @@ int vhd_look_end(const struct vhd_look *l, uint64_t *end, struct tapimg_err *err
 	uint8_t *buf;
 	int ret = 0;
 
-	*end = tables_end(l);
+	*end = vhd_look_tables_end(l);
 	buf = file_buf(BAT_PIECE);
 	if (!buf)
 		return err_errno(err, -ENOMEM, "%s", l->file->name);

@@ -85,7 +85,7 @@ int vhd_geometry_set(struct tapimg *img, struct tapimg_err *err)
 
 static int release_op(void *arg, uint64_t off, uint64_t len)
 {
-	return -ENOTSUP;
+	return vhd_release(arg, off, len);
 }
 
 static void failed_op(void *arg, int err, uint64_t off, const char *what)
@@ -137,11 +137,16 @@ static int vhd_open(struct tapimg *img, const struct tapimg_open_opts *o, struct
 	}
 	img->unit = VHD_SECTOR;
 	img->cluster = VHD_BLOCK_MIN;
+	img->unmap_unit = v->block;
 	ret = set_parent(img, err);
 	if (!ret)
 		ret = cache_open(img, err);
 	if (!ret && !(img->flags & TAPIMG_NO_IO))
 		ret = vhd_batmap_load(img, err);
+	if (!ret && img->flags & TAPIMG_RDWR && !(img->flags & TAPIMG_CHECK))
+		ret = vhd_space_scan(img, err);
+	/* a trailer that a crash has left behind is made good */
+	v->footer_moved = !v->look.has_primary;
 	return ret;
 }
 
@@ -164,13 +169,20 @@ static int vhd_parent_opened(struct tapimg *img, struct tapimg_err *err)
 static int vhd_close(struct tapimg *img, struct tapimg_err *err)
 {
 	struct vhd *v = vhd_of(img);
+	int ret = 0;
 
+	if (img->meta && img->writable && !img->failed && !(img->flags & TAPIMG_CHECK)) {
+		ret = vhd_batmap_store(img, err);
+		if (!ret)
+			ret = vhd_space_end(img, err);
+	}
+	vhd_pending_end(img);
 	meta_destroy(img->meta);
 	img->meta = NULL;
 	free(v->batmap);
 	free(v->free);
 	vhd_look_free(&v->look);
-	return 0;
+	return ret;
 }
 
 /* ---------------------------------------------------------------------- info */
@@ -306,11 +318,19 @@ const struct format vhd_format = {
 	.name		= "vhd",
 	.alias		= "vpc",
 	.state_size	= sizeof(struct vhd),
+	.opts		= vhd_opts,
 	.probe		= vhd_probe,
 	.probe_tail	= vhd_probe_tail,
+	.create		= vhd_create,
+	.measure	= vhd_measure,
 	.open		= vhd_open,
 	.backing_opened	= vhd_parent_opened,
 	.close		= vhd_close,
 	.info		= vhd_info,
 	.map		= vhd_map,
+	.reserve	= vhd_reserve,
+	.commit		= vhd_commit,
+	.abort		= vhd_abort,
+	.unmap		= vhd_unmap,
+	.release	= vhd_release,
 };

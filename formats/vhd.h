@@ -239,7 +239,16 @@ struct vhd_look {
  */
 int vhd_look(struct file *file, unsigned flags, struct vhd_look *out, struct tapimg_err *err);
 void vhd_look_free(struct vhd_look *l);
-/* Where the footer belongs: behind everything, or at the end of a device.  Reads the BAT. */
+/* The end of what is not a block. */
+uint64_t vhd_look_tables_end(const struct vhd_look *l);
+/* Whether header, table, batmap or a name of the parent has bytes there. */
+bool vhd_look_overlaps(const struct vhd_look *l, uint64_t off, uint64_t len);
+/* The table in host order; entry is to be freed, also on failure. */
+struct vhd_table {
+	uint32_t *entry, n;
+};
+int vhd_table_read(const struct vhd_look *l, struct vhd_table *t, struct tapimg_err *err);
+/* Sparse types: the end of blocks and all else, where the footer belongs in a file.  Reads the BAT. */
 int vhd_look_end(const struct vhd_look *l, uint64_t *end, struct tapimg_err *err);
 
 /*
@@ -271,9 +280,9 @@ struct vhd {
 	uint64_t end;			/* no block from here on */
 	uint64_t clean;			/* the file from here on was never used: it reads as zeroes */
 	uint64_t limit;			/* blocks must end at or before this */
-	bool scanned;			/* end and free are valid */
 	uint64_t *free;			/* places of blocks that nobody uses, a stack */
 	uint32_t nfree, free_size;
+	uint32_t last_blk;		/* the last one that took new space: a stream is recognised */
 	struct list pending;
 
 	bool batmap_dirty;
@@ -314,6 +323,22 @@ static inline void vhd_bit_set(uint8_t *map, uint64_t bit, bool on)
 	map[bit >> 3] = on ? map[bit >> 3] | m : map[bit >> 3] & ~m;
 }
 
+/* ------------------------------------------------------- changing (vhd-write.c) */
+
+int vhd_reserve(struct tapimg *img, uint64_t off, uint64_t len, unsigned flags, struct extent *ext);
+int vhd_commit(struct tapimg *img, const struct extent *ext);
+void vhd_abort(struct tapimg *img, const struct extent *ext);
+int vhd_unmap(struct tapimg *img, uint64_t off, uint64_t len, unsigned flags, uint64_t *done);
+int vhd_release(struct tapimg *img, uint64_t host, uint64_t len);
+void vhd_pending_end(struct tapimg *img);
+/* The lowest place at or after @from where a block's data are aligned. */
+uint64_t vhd_place(const struct vhd *v, uint64_t from);
+bool vhd_place_push(struct vhd *v, uint64_t host);	/* it is free; false: no memory to note that */
+
+/* vhd-space.c, on an idle image: finds free space; puts the trailer behind the blocks, cuts there */
+int vhd_space_scan(struct tapimg *img, struct tapimg_err *err);
+int vhd_space_end(struct tapimg *img, struct tapimg_err *err);
+
 /* ---------------------------------------------------------- batmap (vhd-batmap.c) */
 
 /* Reads it; v->batmap stays NULL where there is none or it cannot be trusted. */
@@ -329,6 +354,7 @@ struct vhd_create {
 	uint32_t block_size;		/* 0: VHD_BLOCK_SIZE */
 	uint32_t type;			/* VHD_TYPE_* */
 	bool zero;			/* fixed: write zeroes rather than leave a hole */
+	bool falloc;			/* fixed: allocate its space */
 	bool no_batmap;
 	bool chs;			/* the geometry is exact: creator "qemu", for products that go by it */
 	/* differencing */
@@ -346,6 +372,29 @@ int vhd_write_new(struct file *file, const char *name, const struct vhd_create *
 		  struct tapimg_err *err);
 /* The parent UUID that stands for a parent of that format which is not a VHD; zero for raw. */
 int vhd_parent_uuid_of(const char *format, uint8_t uuid[16]);
+/*
+ * UUID and time (of its file) of a parent that is to be named by @name.  @parent: open; NULL: not known,
+ * which only a raw one may be.
+ */
+int vhd_parent_identity(const char *name, const char *format, struct tapimg *parent,
+			uint8_t uuid[16], uint32_t *time, struct tapimg_err *err);
+/* The path as locators have it; malloc'd, NULL: no memory. */
+char *vhd_stored_path(const char *path);
+
+/* Slots 0 and up that are written: MacX, W2ku, W2ru. */
+#define VHD_LOCATORS_WRITTEN 3
+/*
+ * Parent's name and locators of a header, their bytes to be written from @off on, one behind the
+ * other (loc[i].space each): malloc'd, freed by the caller also on failure.
+ */
+int vhd_locators_build(struct vhd_header *h, const char *path, uint64_t off, const char *name,
+		       uint8_t *bytes[VHD_LOCATORS_WRITTEN], struct tapimg_err *err);
+
+/* the driver's own */
+extern const struct tapimg_opt_desc vhd_opts[];
+int vhd_create(const struct create *c, struct tapimg_err *err);
+int vhd_measure(const struct create *c, struct tapimg *src, struct tapimg_measure *out,
+		struct tapimg_err *err);
 
 /* ----------------------------------------------- administrative, on an open image */
 /* All find the image idle (image_settle() first), explain failures, and are durable on return. */

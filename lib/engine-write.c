@@ -616,7 +616,7 @@ static void zero_plain(struct piece *p)
 static void zero_step(struct piece *p)
 {
 	struct tapimg *img = p->img;
-	uint64_t unit = img->unit, end = p->off + p->len;
+	uint64_t unit = img->unmap_unit ? img->unmap_unit : img->unit, end = p->off + p->len;
 	uint64_t first = round_up(p->off, unit);
 	uint64_t last = end == img->size ? end : round_down(end, unit);
 

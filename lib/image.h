@@ -39,6 +39,7 @@ struct tapimg {
 	struct tapimg_loop *loop;
 	uint64_t size;			/* virtual, bytes */
 	uint32_t unit;			/* engine: reservations exclude each other by this, power of two; 1: never reserves */
+	uint32_t unmap_unit;		/* engine: what unmap drops at least, a multiple of unit; 0: unit */
 	uint32_t cluster;		/* for info and copying: allocation unit, 0: none */
 	uint32_t coded_max;		/* largest coded unit that the format takes; 0: one byte less than a cluster */
 	bool append_only;		/* takes nothing but whole coded units in ascending order */

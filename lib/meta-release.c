@@ -6,6 +6,7 @@
  * What cannot be released, because memory is short or its counts cannot be read, stays leaked in
  * the image, which is allowed at any time.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 
@@ -151,6 +152,52 @@ bool meta_punching(const struct meta *m, uint64_t off, uint64_t len)
 			return true;
 	}
 	return false;
+}
+
+struct meta_wipe {
+	struct io io;
+	struct meta *m;
+	struct list waiters;
+	bool done;
+};
+
+static void wipe_done(struct io *io)
+{
+	struct meta_wipe *w = container_of(io, struct meta_wipe, io);
+	struct list waiters = LIST_INIT(waiters);
+
+	w->done = true;
+	list_splice(&waiters, &w->waiters);
+	waiters_wake(&waiters, 0);	/* they ask how it went; w may be gone after this */
+}
+
+struct meta_wipe *meta_wipe_start(struct meta *m, uint64_t off, uint64_t len)
+{
+	struct meta_wipe *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		return NULL;
+	w->m = m;
+	list_init(&w->waiters);
+	w->io = (struct io){ .file = m->file, .op = IO_ZERO, .flags = IO_MAY_UNMAP, .off = off,
+			     .len = len, .done = wipe_done };
+	file_submit(&w->io);
+	return w;
+}
+
+int meta_wipe_wait(struct meta_wipe *w)
+{
+	if (w->done)
+		return w->io.ret;
+	assert(!w->m->changed);		/* M9 */
+	loop_set_park(w->m->loop, &w->waiters);
+	return -EAGAIN;
+}
+
+void meta_wipe_end(struct meta_wipe *w)
+{
+	assert(!w || w->done);
+	free(w);
 }
 
 void meta_release_init(struct meta *m)

@@ -159,6 +159,15 @@ void meta_free_unused(struct meta *m, uint64_t off, uint64_t len);
  */
 void meta_punch(struct meta *m, uint64_t off, uint64_t len);
 bool meta_punching(const struct meta *m, uint64_t off, uint64_t len);
+/*
+ * For space that has to read as zeroes before anything refers to it: meta_wipe_start() zeroes it in the
+ * file.  meta_wipe_wait(): 0 once that is done, -EAGAIN (parked) until then, or why it failed; then the
+ * taker ends it.  NULL: no memory.
+ */
+struct meta_wipe;
+struct meta_wipe *meta_wipe_start(struct meta *m, uint64_t off, uint64_t len);
+int meta_wipe_wait(struct meta_wipe *w);
+void meta_wipe_end(struct meta_wipe *w);	/* NULL is accepted; not while it is under way */
 /* drops cached blocks in a range that holds metadata no more */
 void meta_forget(struct meta *m, uint64_t off, uint64_t len);
 
