@@ -179,8 +179,9 @@ struct meta_wipe *meta_wipe_start(struct meta *m, uint64_t off, uint64_t len)
 		return NULL;
 	w->m = m;
 	list_init(&w->waiters);
-	w->io = (struct io){ .file = m->file, .op = IO_ZERO, .flags = IO_MAY_UNMAP, .off = off,
-			     .len = len, .done = wipe_done };
+	w->io = (struct io){ .file = m->files[meta_index(m, off)].file, .op = IO_ZERO,
+			     .flags = IO_MAY_UNMAP, .off = meta_offset(m, off), .len = len,
+			     .done = wipe_done };
 	file_submit(&w->io);
 	return w;
 }
