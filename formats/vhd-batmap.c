@@ -17,12 +17,11 @@ static uint64_t map_bytes(const struct vhd *v)
 	return div_up(v->entries, 8);
 }
 
-/* What is summed: as Xen's tools count it, in whole sectors, for blocks of 2 MiB. */
-static uint64_t summed_bytes(const struct vhd *v)
+uint64_t vhd_batmap_summed(const struct vhd_footer *f, const struct vhd_batmap_header *b)
 {
-	uint64_t len = MAX(div_up(v->look.footer.cur_size >> 24, VHD_SECTOR), 1) * VHD_SECTOR;
+	uint64_t len = MAX(div_up(f->cur_size >> 24, VHD_SECTOR), 1) * VHD_SECTOR;
 
-	return MIN(len, (uint64_t)v->look.batmap.sectors * VHD_SECTOR);
+	return MIN(len, (uint64_t)b->sectors * VHD_SECTOR);
 }
 
 /* The map's place, as far as it is one. */
@@ -54,7 +53,7 @@ int vhd_batmap_load(struct tapimg *img, struct tapimg_err *err)
 	if (!map)
 		return err_errno(err, -ENOMEM, "%s", img->name);
 	ret = file_pread(img->file, map, len, l->batmap.off);
-	if (!ret && vhd_batmap_sum(map, summed_bytes(v), l->batmap.version) == l->batmap.checksum) {
+	if (!ret && vhd_batmap_sum(map, vhd_batmap_summed(&l->footer, &l->batmap), l->batmap.version) == l->batmap.checksum) {
 		v->batmap = map;
 	} else if (!ret && img->flags & TAPIMG_RDWR && !(img->flags & TAPIMG_CHECK)) {
 		v->batmap = memset(map, 0, len);	/* begun anew */
@@ -76,7 +75,7 @@ int vhd_batmap_store(struct tapimg *img, struct tapimg_err *err)
 
 	if (!v->batmap || !v->batmap_dirty)
 		return 0;
-	h->checksum = vhd_batmap_sum(v->batmap, summed_bytes(v), h->version);
+	h->checksum = vhd_batmap_sum(v->batmap, vhd_batmap_summed(&v->look.footer, h), h->version);
 	/* one write where they lie together, as they do in images of all known writers */
 	buf = file_buf(VHD_SECTOR + len);
 	if (!buf)

@@ -191,15 +191,15 @@ static int write_tables(struct file *f, struct layout *y)
 	return file_pwrite(f, head, sizeof(head), 0);
 }
 
-static int write_zeroes(struct file *f, uint64_t size)
+int vhd_zero_fill(struct file *f, uint64_t off, uint64_t end)
 {
 	uint8_t *buf = file_buf(FILL);
 	int ret = buf ? 0 : -ENOMEM;
 
 	if (buf)
 		memset(buf, 0, FILL);
-	for (uint64_t off = 0; off < size && !ret; off += FILL)
-		ret = file_pwrite(f, buf, MIN(FILL, size - off), off);
+	for (; off < end && !ret; off += FILL)
+		ret = file_pwrite(f, buf, MIN(FILL, end - off), off);
 	free(buf);
 	return ret;
 }
@@ -207,7 +207,7 @@ static int write_zeroes(struct file *f, uint64_t size)
 static int write_fixed(struct file *f, const struct vhd_create *c)
 {
 	if (c->zero)
-		return write_zeroes(f, c->size);
+		return vhd_zero_fill(f, 0, c->size);
 	if (c->falloc && c->size)
 		return file_prealloc(f, 0, c->size);
 	/* no bytes that a device held before */

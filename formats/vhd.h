@@ -343,6 +343,8 @@ int vhd_space_end(struct tapimg *img, struct tapimg_err *err);
 
 /* Reads it; v->batmap stays NULL where there is none or it cannot be trusted. */
 int vhd_batmap_load(struct tapimg *img, struct tapimg_err *err);
+/* What is summed: as Xen's tools count it, in whole sectors, for blocks of 2 MiB. */
+uint64_t vhd_batmap_summed(const struct vhd_footer *f, const struct vhd_batmap_header *b);
 /* Writes map and header, if anything has changed. */
 int vhd_batmap_store(struct tapimg *img, struct tapimg_err *err);
 
@@ -423,7 +425,36 @@ int vhd_count_blocks(struct tapimg *img, uint32_t *n, struct tapimg_err *err);
 int vhd_fill(struct tapimg *img, bool bitmaps, uint32_t first, uint32_t count,
 	     struct tapimg_err *err);
 
+/* The driver's own: the parent's file is looked at for its UUID. */
+int vhd_set_backing(struct tapimg *img, const char *name, const char *format,
+		    struct tapimg_err *err);
+
+/* ------------------------------------------- other tables (vhd-switch.c) */
+
+/* What the image's tables are to be: loaded as they are, changed, switched to. */
+struct vhd_next {
+	struct vhd_footer footer;
+	struct vhd_header header;	/* offsets in it are set by the switch */
+	struct vhd_batmap_header batmap;
+	bool has_batmap;
+	struct vhd_table table;		/* may have fewer entries than header.max_bat */
+	uint8_t *map;			/* batmap.sectors of it */
+	uint8_t *bytes[VHD_LOCATORS];	/* of locators, header.loc[i].space each; NULL: none */
+};
+int vhd_next_load(struct tapimg *img, struct vhd_next *n, struct tapimg_err *err);
+void vhd_next_free(struct vhd_next *n);		/* also after a failed load */
+/* Crash-safe.  Moves blocks that are in the way (n->table follows).  Reloads the image. */
+int vhd_switch(struct tapimg *img, struct vhd_next *n, struct tapimg_err *err);
+/* Copies blocks to the end of the file and points the table, on the disk and in @t, to them. */
+int vhd_move_blocks(struct tapimg *img, struct vhd_table *t, const uint32_t *blk, uint32_t n,
+		    struct tapimg_err *err);
+
 /* ----------------------------------------------------------- resize, journal */
+
+/* The driver's own (vhd-resize.c): crash-safe without a journal. */
+int vhd_resize(struct tapimg *img, uint64_t size, enum tapimg_prealloc prealloc,
+	       struct tapimg_err *err);
+int vhd_zero_fill(struct file *f, uint64_t off, uint64_t end);	/* writes zeroes */
 
 /* Where a resize that has to move things stops, for tests of what is done about it afterwards. */
 enum vhd_stop { VHD_STOP_NONE, VHD_STOP_BEGIN, VHD_STOP_DATA, VHD_STOP_METADATA, VHD_STOP_END };
