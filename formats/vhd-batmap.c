@@ -35,6 +35,17 @@ static bool map_placed(const struct vhd *v, const struct vhd_look *l)
 	       checked_range(b->off, len, l->eof);
 }
 
+void vhd_batmap_renew(struct tapimg *img)
+{
+	struct vhd *v = vhd_of(img);
+
+	if (!v->look.has_batmap || !map_placed(v, &v->look))
+		return;
+	free(v->batmap);
+	v->batmap = calloc(v->look.batmap.sectors, VHD_SECTOR);
+	v->batmap_dirty = v->batmap != NULL;
+}
+
 int vhd_batmap_load(struct tapimg *img, struct tapimg_err *err)
 {
 	struct vhd *v = vhd_of(img);
@@ -55,11 +66,10 @@ int vhd_batmap_load(struct tapimg *img, struct tapimg_err *err)
 	ret = file_pread(img->file, map, len, l->batmap.off);
 	if (!ret && vhd_batmap_sum(map, vhd_batmap_summed(&l->footer, &l->batmap), l->batmap.version) == l->batmap.checksum) {
 		v->batmap = map;
-	} else if (!ret && img->flags & TAPIMG_RDWR && !(img->flags & TAPIMG_CHECK)) {
-		v->batmap = memset(map, 0, len);	/* begun anew */
-		v->batmap_dirty = true;
 	} else {
 		free(map);
+		if (!ret && img->flags & TAPIMG_RDWR && !(img->flags & TAPIMG_CHECK))
+			vhd_batmap_renew(img);
 	}
 	return ret ? err_errno(err, ret, "%s: reading the batmap at %" PRIu64, img->name, l->batmap.off)
 		   : 0;

@@ -56,6 +56,11 @@ static void gaps_find(struct vhd *v, const uint32_t *e, uint32_t n, uint64_t fir
 	}
 }
 
+uint64_t vhd_space_limit(const struct file *f)
+{
+	return f->block_dev ? f->size - VHD_SECTOR : INT64_MAX;
+}
+
 int vhd_space_scan(struct tapimg *img, struct tapimg_err *err)
 {
 	struct vhd *v = vhd_of(img);
@@ -85,7 +90,7 @@ int vhd_space_scan(struct tapimg *img, struct tapimg_err *err)
 		gaps_find(v, t.entry, n, first);
 	}
 	free(t.entry);
-	v->limit = img->file->block_dev ? img->file->size - VHD_SECTOR : INT64_MAX;
+	v->limit = vhd_space_limit(img->file);
 	v->clean = !img->file->block_dev && img->file->grows_clean ?
 		   MAX(round_up(img->file->size, VHD_ALIGN), v->end) : UINT64_MAX - VHD_BLOCK_MAX;
 	return ret;

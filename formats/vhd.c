@@ -311,6 +311,7 @@ const struct format vhd_fixed_format = {
 	.open		= vhd_open,
 	.close		= vhd_close,
 	.info		= vhd_info,
+	.check		= vhd_check,
 	.resize		= vhd_resize,
 	.map		= fixed_map,
 };
@@ -328,6 +329,7 @@ const struct format vhd_format = {
 	.backing_opened	= vhd_parent_opened,
 	.close		= vhd_close,
 	.info		= vhd_info,
+	.check		= vhd_check,
 	.resize		= vhd_resize,
 	.set_backing	= vhd_set_backing,
 	.make_empty	= vhd_make_empty,

@@ -338,6 +338,7 @@ bool vhd_place_push(struct vhd *v, uint64_t host);	/* it is free; false: no memo
 /* vhd-space.c, on an idle image: finds free space; puts the trailer behind the blocks, cuts there */
 int vhd_space_scan(struct tapimg *img, struct tapimg_err *err);
 int vhd_space_end(struct tapimg *img, struct tapimg_err *err);
+uint64_t vhd_space_limit(const struct file *f);		/* blocks end at or before this */
 
 /* ---------------------------------------------------------- batmap (vhd-batmap.c) */
 
@@ -345,6 +346,8 @@ int vhd_space_end(struct tapimg *img, struct tapimg_err *err);
 int vhd_batmap_load(struct tapimg *img, struct tapimg_err *err);
 /* What is summed: as Xen's tools count it, in whole sectors, for blocks of 2 MiB. */
 uint64_t vhd_batmap_summed(const struct vhd_footer *f, const struct vhd_batmap_header *b);
+/* An empty map in place of one that cannot be trusted; to be stored. */
+void vhd_batmap_renew(struct tapimg *img);
 /* Writes map and header, if anything has changed. */
 int vhd_batmap_store(struct tapimg *img, struct tapimg_err *err);
 
@@ -428,6 +431,11 @@ int vhd_fill(struct tapimg *img, bool bitmaps, uint32_t first, uint32_t count,
 /* The driver's own: the parent's file is looked at for its UUID. */
 int vhd_set_backing(struct tapimg *img, const char *name, const char *format,
 		    struct tapimg_err *err);
+
+/* vhd-check.c */
+int vhd_check(struct tapimg *img, unsigned fix, struct tapimg_check *out,
+	      void (*report)(void *arg, char severity, const char *line), void *arg,
+	      struct tapimg_err *err);
 
 /* ------------------------------------------- other tables (vhd-switch.c) */
 
