@@ -190,9 +190,10 @@ $(O)/libserver.a: $(SERVER_OBJ) $(O)/.server-list
 	$(Q)rm -f $@ && ar rcs $@ $(SERVER_OBJ)
 
 # Programs carry the library in themselves: fewer files to load, and no version to go wrong.
-$(PROGRAMS:%=$(O)/%): $(O)/%: $(O)/cmd/%.o $(O)/libcmd.a $(O)/libtapimg.a $(O)/.ldflags
+# tap-ctl has the protocol and its names from the server.
+$(PROGRAMS:%=$(O)/%): $(O)/%: $(O)/cmd/%.o $(O)/libcmd.a $(O)/libserver.a $(O)/libtapimg.a $(O)/.ldflags
 	$(call say,LD,$@)
-	$(Q)$(CC) $(TI_CFLAGS) $(TI_LDFLAGS) -o $@ $< $(O)/libcmd.a $(O)/libtapimg.a $(LIBS)
+	$(Q)$(CC) $(TI_CFLAGS) $(TI_LDFLAGS) -o $@ $< $(O)/libcmd.a $(O)/libserver.a $(O)/libtapimg.a $(LIBS)
 
 $(O)/tapdisk: $(O)/server/main.o $(O)/libserver.a $(O)/libtapimg.a $(O)/.ldflags
 	$(call say,LD,$@)

@@ -71,6 +71,7 @@ void disk_config_clear(struct disk_config *c)
 	free(c->path);
 	free(c->serial);
 	free(c->secondary);
+	free(c->signal_file);
 	disk_config_init(c);
 }
 
@@ -83,10 +84,12 @@ static int copy_str(char **dst, const char *src)
 int disk_config_copy(struct disk_config *dst, const struct disk_config *src)
 {
 	*dst = *src;
-	dst->name = dst->driver = dst->path = dst->serial = dst->secondary = NULL;
+	dst->name = dst->driver = dst->path = dst->serial = NULL;
+	dst->secondary = dst->signal_file = NULL;
 	if (copy_str(&dst->name, src->name) || copy_str(&dst->driver, src->driver) ||
 	    copy_str(&dst->path, src->path) || copy_str(&dst->serial, src->serial) ||
-	    copy_str(&dst->secondary, src->secondary)) {
+	    copy_str(&dst->secondary, src->secondary) ||
+	    copy_str(&dst->signal_file, src->signal_file)) {
 		disk_config_clear(dst);
 		return -ENOMEM;
 	}

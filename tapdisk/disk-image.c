@@ -8,8 +8,10 @@
  * changes go there.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "checked.h"
 #include "disk-impl.h"
@@ -19,6 +21,7 @@
 #include "log.h"
 
 #define RETRY_NS 1000000000ULL		/* no space: so long until the next try */
+#define LEGS_AGAIN 255			/* in disk_req.legs: this is the second try */
 
 /* -------------------------------------------------------------------- requests */
 
@@ -102,6 +105,8 @@ void image_submit(struct disk *d, struct disk_req *r)
 			disk_complete(d, r, -ENOMEM);
 		return;
 	}
+	if (d->standby_used && r->req.op == TAPIMG_WRITE)
+		d->redirected += r->req.len >> 9;
 	r->req.done = image_done;
 	tapimg_submit(d->img, &r->req);
 }
@@ -122,37 +127,41 @@ static void use_standby(struct disk *d)
 	d->img = d->img2;
 	d->img2 = NULL;
 	d->standby_used = true;
-	d->catches_nospace = d->cfg.stop_on_enospc;
+	if (d->cfg.signal_file) {
+		int fd = open(d->cfg.signal_file, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+		if (fd >= 0)
+			close(fd);
+	}
 }
 
-bool disk_nospace(struct disk *d, struct disk_req *r)
+/* The request is put back, to be submitted again. */
+static void wait_for_space(struct disk *d, struct disk_req *r)
 {
-	d->nospace++;
-	if (d->mirrored) {
-		log_warn("%s: no space left: the secondary image is not used any more", d->props.name);
-		d->mirrored = false;
-		d->catches_nospace = d->cfg.stop_on_enospc;
-	} else if (d->img2) {
-		use_standby(d);
-	} else if (!d->cfg.stop_on_enospc) {
-		/* it was submitted before the standby took over */
-		if (!d->standby_used)
-			return false;
-	}
-	if (d->standby_used && !d->cfg.stop_on_enospc && r->legs != 255) {
-		r->legs = 255;		/* once more, to the standby */
-		image_submit(d, r);
-		return true;
-	}
-	if (!d->cfg.stop_on_enospc)
-		return false;
 	if (!(d->held & HELD_NOSPACE))
 		log_warn("%s: no space left: requests wait for it", d->props.name);
+	d->st.op[r->req.op].submitted--;
+	d->st.op[r->req.op].bytes -= r->req.len;
 	d->inflight--;
 	list_push(&d->waiting, &r->node);
 	disk_bar(d, HELD_NOSPACE);
 	loop_timer_cancel(&d->timer);
 	loop_timer_arm(d->loop, &d->timer, loop_now(d->loop) + RETRY_NS);
+}
+
+bool disk_nospace(struct disk *d, struct disk_req *r)
+{
+	if (d->img2 && !d->mirrored)
+		use_standby(d);
+	if (d->standby_used && r->legs != LEGS_AGAIN) {
+		/* it was meant for the first image: once more */
+		r->legs = LEGS_AGAIN;
+		image_submit(d, r);
+		return true;
+	}
+	if (!d->cfg.stop_on_enospc || d->closing)
+		return false;
+	wait_for_space(d, r);
 	return true;
 }
 
@@ -187,7 +196,8 @@ static int open_one(struct disk *d, const struct disk_config *c, unsigned flags,
 		    struct tapimg_err *err)
 {
 	struct tapimg_open_opts opts = {
-		.format = disk_driver(c->driver)->format, .flags = flags, .cache_size = c->cache_size
+		.format = disk_driver(c->driver)->format, .flags = flags, .cache_size = c->cache_size,
+		.rdwr_layers = flags & TAPIMG_RDWR ? d->rdwr_layers : 0
 	};
 	char *name;
 	int ret;
@@ -249,7 +259,7 @@ int disk_image_open(struct disk *d, const struct disk_config *c, struct tapimg_e
 		}
 	}
 	d->mirrored = d->img2 && !c->standby;
-	d->catches_nospace = d->img2 || c->stop_on_enospc;
+	d->catches_nospace = (d->img2 && c->standby) || c->stop_on_enospc;
 	return 0;
 }
 

@@ -44,7 +44,9 @@ struct disk {
 	struct disk_props props;
 	struct disk_stats st;
 	struct stats_page *page;	/* shared memory, or NULL */
-	struct dirty *dirty;		/* what is written while a commit runs, or NULL */
+	bool followed;			/* one of these is there: */
+	struct dirty *dirty;		/* what is changed while a commit runs */
+	struct cbt *log;		/* what is changed as long as the disk is open */
 
 	/* cold */
 	struct list node;		/* server.disks */
@@ -58,11 +60,12 @@ struct disk {
 	uint64_t refill_ns;
 	struct timer timer;		/* HELD_RATE, HELD_NOSPACE */
 	int memfd;
+	unsigned rdwr_layers;		/* so many below the top are open for writing */
 	struct tapimg *img2;		/* secondary */
 	struct list copies;		/* unused requests for it */
 	bool mirror_failed;
 	bool standby_used;
-	uint64_t nospace;		/* times */
+	uint64_t redirected;		/* sectors written to the standby in place of the first image */
 };
 
 /* Ends a request: counts it and calls done(). */

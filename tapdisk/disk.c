@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cbt.h"
 #include "checked.h"
 #include "dirty.h"
 #include "disk-impl.h"
@@ -74,6 +75,14 @@ static void disk_refuse(struct disk *d, struct disk_req *r, int ret)
 	r->done(r);
 }
 
+static void tell_followers(struct disk *d, const struct tapimg_req *req)
+{
+	if (d->dirty)
+		dirty_mark(d->dirty, req->off, req->len);
+	if (d->log)
+		cbt_mark(d->log, req->off, req->len);
+}
+
 static void disk_start(struct disk *d, struct disk_req *r)
 {
 	struct tapimg_req *req = &r->req;
@@ -87,8 +96,8 @@ static void disk_start(struct disk *d, struct disk_req *r)
 	d->inflight++;
 	if (!d->props.writeback && (req->op == TAPIMG_WRITE || req->op == TAPIMG_ZERO))
 		req->flags |= TAPIMG_REQ_FUA;
-	if (d->dirty && req->op != TAPIMG_READ && req->op != TAPIMG_FLUSH)
-		dirty_mark(d->dirty, req->off, req->len);
+	if (d->followed && req->op != TAPIMG_READ && req->op != TAPIMG_FLUSH)
+		tell_followers(d, req);
 	d->drv->submit(d, r);
 }
 
@@ -321,6 +330,23 @@ void disk_set_writeback(struct disk *d, bool on)
 	d->props.writeback = on;
 }
 
+void disk_follow(struct disk *d, struct dirty *dirty)
+{
+	d->dirty = dirty;
+	d->followed = d->dirty || d->log;
+}
+
+void disk_set_log(struct disk *d, struct cbt *log)
+{
+	d->log = log;
+	d->followed = d->dirty || d->log;
+}
+
+void disk_set_page(struct disk *d, struct stats_page *page)
+{
+	d->page = page;
+}
+
 static void disk_free(struct disk *d)
 {
 	loop_timer_cancel(&d->timer);
@@ -420,6 +446,15 @@ int disk_open(struct server *s, const struct disk_config *c, struct disk **out, 
 	return 0;
 }
 
+void disk_give_up(struct disk *d)
+{
+	if (!(d->held & HELD_PAUSED))
+		return;
+	d->limited = true;		/* the slow way, which looks at closed */
+	d->closed = true;
+	disk_fail_waiting(d, -ESHUTDOWN);
+}
+
 int disk_close(struct disk *d, bool force, struct tapimg_err *err)
 {
 	int ret = 0;
@@ -427,8 +462,7 @@ int disk_close(struct disk *d, bool force, struct tapimg_err *err)
 	d->closing = true;
 	if (force || d->held & HELD_PAUSED) {
 		/* what waits will never be done; the rest ends by itself */
-		d->limited = true;
-		d->closed = true;
+		d->limited = d->closed = true;
 		disk_fail_waiting(d, -ESHUTDOWN);
 	} else {
 		d->limited = false;
@@ -463,7 +497,7 @@ int disk_pause(struct disk *d, struct tapimg_err *err)
 }
 
 /* Opens what @c says behind the same disk. */
-static int disk_reopen(struct disk *d, const struct disk_config *c, struct tapimg_err *err)
+static int open_other(struct disk *d, const struct disk_config *c, struct tapimg_err *err)
 {
 	const struct disk_driver *old = d->drv;
 	uint64_t size = d->props.size;
@@ -509,10 +543,11 @@ int disk_resume(struct disk *d, const char *target, const char *secondary, struc
 
 	if (!(d->held & HELD_PAUSED))
 		return err_set(err, -EINVAL, "%s: not paused", d->props.name);
+	d->rdwr_layers = 0;
 	disk_config_init(&c);
 	ret = resume_config(&c, d, target, secondary, err);
 	if (!ret)
-		ret = disk_reopen(d, &c, err);
+		ret = open_other(d, &c, err);
 	if (ret) {
 		disk_config_clear(&c);
 		return ret;
@@ -524,6 +559,35 @@ int disk_resume(struct disk *d, const char *target, const char *secondary, struc
 	disk_unbar(d, HELD_PAUSED);
 	disk_tell(d, DISK_RESUMED);
 	return 0;
+}
+
+int disk_reopen(struct disk *d, unsigned rdwr_layers, struct tapimg_err *err)
+{
+	unsigned before = d->rdwr_layers;
+	int ret, again;
+
+	if (d->held & HELD_PAUSED)
+		return err_set(err, -EBUSY, "%s: paused", d->props.name);
+	disk_quiesce(d);
+	ret = d->drv->close(d, err);
+	if (ret)
+		log_error("%s: closing: %s", d->props.name, strerror(-ret));
+	d->rdwr_layers = rdwr_layers;
+	ret = d->drv->open(d, &d->cfg, err);
+	if (ret) {
+		d->rdwr_layers = before;
+		again = d->drv->open(d, &d->cfg, NULL);
+		if (again) {
+			log_error("%s: cannot be opened again, it is paused: %s", d->props.name,
+				  strerror(-again));
+			d->rdwr_layers = 0;
+			disk_bar(d, HELD_PAUSED);
+		}
+	}
+	disk_unquiesce(d);
+	if (d->held & HELD_PAUSED)
+		disk_tell(d, DISK_PAUSED);
+	return ret;
 }
 
 int disk_resize(struct disk *d, uint64_t size, struct tapimg_err *err)

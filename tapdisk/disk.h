@@ -115,6 +115,7 @@ struct disk_config {
 	bool stop_on_enospc;		/* requests wait for space instead of failing */
 	char *secondary;		/* "DRIVER:PATH" of the mirror or standby; NULL: none */
 	bool standby;			/* the secondary takes over on ENOSPC */
+	char *signal_file;		/* made when that has happened; NULL: none */
 	bool keep_size;			/* unpausing: an image of another size is refused */
 };
 void disk_config_init(struct disk_config *c);
@@ -137,6 +138,9 @@ int disk_open(struct server *s, const struct disk_config *c, struct disk **out, 
  */
 int disk_close(struct disk *d, bool force, struct tapimg_err *err);
 
+/* Of a paused disk: what is held back fails, and so does all that follows; before its end. */
+void disk_give_up(struct disk *d);
+
 /* Drains and closes the image; blocking.  0 if it is paused already. */
 int disk_pause(struct disk *d, struct tapimg_err *err);
 /*
@@ -144,6 +148,11 @@ int disk_pause(struct disk *d, struct tapimg_err *err);
  * failure the disk stays paused.  -EINVAL: it is not paused.
  */
 int disk_resume(struct disk *d, const char *target, const char *secondary, struct tapimg_err *err);
+/*
+ * Closes the image and opens it again with @rdwr_layers layers below it open for writing; blocking.
+ * If that fails it is opened as it was before, and if even that fails the disk is paused.
+ */
+int disk_reopen(struct disk *d, unsigned rdwr_layers, struct tapimg_err *err);
 /* Grows or shrinks the image; blocking. Users are told. */
 int disk_resize(struct disk *d, uint64_t size, struct tapimg_err *err);
 
@@ -153,6 +162,17 @@ int disk_resize(struct disk *d, uint64_t size, struct tapimg_err *err);
  */
 void disk_quiesce(struct disk *d);
 void disk_unquiesce(struct disk *d);
+
+/*
+ * Whoever wants to know of changes: a bitmap, and a log of changed blocks.  Both may be NULL; they are
+ * marked when a change is submitted.  The disk does not own them.
+ */
+struct dirty;
+struct cbt;
+struct stats_page;
+void disk_follow(struct disk *d, struct dirty *dirty);
+void disk_set_log(struct disk *d, struct cbt *log);
+void disk_set_page(struct disk *d, struct stats_page *page);	/* kept up to date from now on */
 
 const struct disk_config *disk_config(const struct disk *d);
 struct disk_stats;

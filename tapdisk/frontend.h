@@ -41,6 +41,7 @@ struct front {
 	struct list node;
 	const struct frontend *kind;
 	struct server *server;
+	struct front **owner;		/* set to NULL by front_gone(); or NULL */
 	bool stopping;
 };
 
@@ -48,6 +49,8 @@ struct front {
 const struct frontend *const *frontends(void);
 const struct frontend *frontend_find(const char *name);
 
+/* Calls stop(), once. */
+void front_stop(struct front *f);
 /* Takes it out of the server's list; the front end frees it afterwards. */
 void front_gone(struct front *f);
 

@@ -16,8 +16,10 @@
 #include <unistd.h>
 
 #include "checked.h"
+#include "control.h"
+#include "err.h"
 #include "log.h"
-#include "server.h"
+#include "metrics.h"
 
 /* ---------------------------------------------------------------- the options */
 
@@ -28,7 +30,7 @@ struct option_row {
 
 enum {
 	OPT_LONG = 256, OPT_DISK = OPT_LONG, OPT_SOCKET_PATH, OPT_FD, OPT_BLK_FILE, OPT_READ_ONLY,
-	OPT_CAPS, OPT_DAEMON, OPT_PIDFILE, OPT_SYSLOG, OPT_VERSION, OPT_LIST,
+	OPT_CAPS, OPT_CONTROL, OPT_PIDFILE, OPT_SYSLOG, OPT_VERSION, OPT_LIST,
 	OPT_FRONT,		/* one for each front end */
 };
 
@@ -39,7 +41,9 @@ static const struct option_row rows[] = {
 	{ OPT_FD, "fd", "N", "the same on a socket that is inherited" },
 	{ OPT_BLK_FILE, "blk-file", "PATH", "serve this raw file or device" },
 	{ OPT_CAPS, "print-capabilities", NULL, "what vhost-user management tools want to know, as JSON" },
+	{ OPT_CONTROL, "control", NULL, "listen for tap-ctl; each disk gets a minor number" },
 	{ 'f', "fork", NULL, "go into the background once everything is ready" },
+	{ 'D', "foreground", NULL, "with no disk: wait for tap-ctl, but not in the background" },
 	{ OPT_PIDFILE, "pid-file", "PATH", "write the process's number there" },
 	{ OPT_SYSLOG, "syslog", NULL, "messages go to syslog, not to stderr" },
 	{ 'v', "verbose", NULL, "more messages" },
@@ -60,7 +64,9 @@ struct args {
 	struct wanted *fronts;
 	unsigned nfronts;
 	const char *pidfile;
-	bool read_only, fork, syslog;
+	bool read_only, fork, syslog, control;
+	bool blktap;		/* started by tap-ctl: no disk yet, the control socket's name on stdout */
+	bool foreground;
 	enum log_level level;
 };
 
@@ -213,6 +219,12 @@ static int take_option(struct args *a, int val, const char *arg)
 	case 'f':
 		a->fork = true;
 		return 0;
+	case 'D':
+		a->foreground = true;
+		return 0;
+	case OPT_CONTROL:
+		a->control = true;
+		return 0;
 	case OPT_PIDFILE:
 		a->pidfile = arg;
 		return 0;
@@ -354,6 +366,41 @@ static int write_pidfile(const char *path)
 
 /* ----------------------------------------------------------------------- start */
 
+/* Each disk becomes a device of the first number that is free. */
+static int adopt_all(struct server *s, struct tapimg_err *err)
+{
+	struct disk *d = NULL;
+	struct vbd *v;
+	int ret = 0;
+
+	while (!ret && (d = server_next_disk(s, d))) {
+		int minor;
+
+		ret = run_allocate(&minor);
+		if (!ret)
+			ret = vbd_attach(s->control, minor, true, &v);
+		if (!ret)
+			ret = vbd_adopt(v, d);
+		if (ret)
+			err_errno(err, ret, "%s: minor number", disk_props(d)->name);
+	}
+	return ret;
+}
+
+static int start_control(struct server *s, const struct args *a, struct tapimg_err *err)
+{
+	int ret = control_open(s, err);
+
+	if (ret)
+		return ret;
+	metrics_clean();
+	if (!a->blktap)
+		return adopt_all(s, err);
+	s->control->ends_when_empty = true;
+	printf("%s\n", s->control->path);
+	return fflush(stdout) ? err_errno(err, -errno, "standard output") : 0;
+}
+
 static int start(struct server *s, struct args *a)
 {
 	struct tapimg_err err = { 0 };
@@ -372,6 +419,10 @@ static int start(struct server *s, struct args *a)
 			log_error("%s: %s", a->fronts[i].kind, err.text);
 			return -1;
 		}
+	}
+	if (a->control && start_control(s, a, &err)) {
+		log_error("%s", err.text);
+		return -1;
 	}
 	return a->pidfile ? write_pidfile(a->pidfile) : 0;
 }
@@ -402,6 +453,8 @@ static int serve(struct args *a)
 		detach(report);
 	}
 	status = server_run(&s);
+	if (a->control)
+		metrics_exit();
 	server_exit(&s);
 	if (a->pidfile)
 		unlink(a->pidfile);
@@ -416,10 +469,14 @@ int main(int argc, char **argv)
 	status = parse(&a, argc, argv);
 	if (status < 0) {
 		log_setup("tapdisk", a.syslog, a.level);
-		if (!a.ndisks) {
+		if (!a.ndisks && !a.nfronts) {
+			a.control = a.blktap = true;
+			a.fork = !a.foreground;
+			status = serve(&a);
+		} else if (!a.ndisks) {
 			log_error("no disk to serve");
 			status = usage_error();
-		} else if (!a.nfronts) {
+		} else if (!a.nfronts && !a.control) {
 			log_error("no front end to serve it through");
 			status = usage_error();
 		} else {

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "checked.h"
+#include "control.h"
 #include "disk-impl.h"
 #include "err.h"
 #include "log.h"
@@ -40,7 +41,7 @@ struct disk *server_disk(struct server *s, const char *name)
 	list_for_each(pos, &s->disks) {
 		struct disk *d = list_entry(pos, struct disk, node);
 
-		if (!name || !*name || !strcmp(d->props.name, name))
+		if (!d->closing && (!name || !*name || !strcmp(d->props.name, name)))
 			return d;
 	}
 	return NULL;
@@ -50,6 +51,8 @@ struct disk *server_next_disk(struct server *s, struct disk *d)
 {
 	struct list *n = d ? d->node.next : s->disks.next;
 
+	while (n != &s->disks && list_entry(n, struct disk, node)->closing)
+		n = n->next;
 	return n == &s->disks ? NULL : list_entry(n, struct disk, node);
 }
 
@@ -95,6 +98,7 @@ int server_front_opts(struct server *s, const char *kind, const struct tapimg_op
 	f->kind = k;
 	f->server = s;
 	list_append(&s->fronts, &f->node);
+	f->owner = out;
 	if (out)
 		*out = f;
 	return 0;
@@ -117,6 +121,16 @@ int server_front(struct server *s, const char *kind, const char *text, struct fr
 void front_gone(struct front *f)
 {
 	list_del(&f->node);
+	if (f->owner)
+		*f->owner = NULL;
+}
+
+void front_stop(struct front *f)
+{
+	if (!f->stopping) {
+		f->stopping = true;
+		f->kind->stop(f);
+	}
 }
 
 static void stop_fronts(struct server *s)
@@ -127,10 +141,7 @@ static void stop_fronts(struct server *s)
 		struct front *f = list_entry(pos, struct front, node);
 
 		next = pos->next;
-		if (!f->stopping) {
-			f->stopping = true;
-			f->kind->stop(f);
-		}
+		front_stop(f);
 	}
 }
 
@@ -141,14 +152,22 @@ void server_stop(struct server *s)
 	s->stopping = true;
 }
 
-/* Front ends first, so that clients get the answers of what is running; then the disks. */
+/*
+ * Front ends first, so that clients get the answers of what is running; then the disks.  What a
+ * paused disk holds back would never be answered, so it fails.
+ */
 static void server_end(struct server *s)
 {
 	struct tapimg_err err = { 0 };
+	struct list *pos;
 
+	list_for_each(pos, &s->disks)
+		disk_give_up(list_entry(pos, struct disk, node));
 	stop_fronts(s);
 	while (!list_empty(&s->fronts) && tapimg_loop_run(s->loop, true) >= 0)
 		;
+	if (s->control && vbd_close_all(s->control))
+		s->status = 1;
 	while (!list_empty(&s->disks)) {
 		struct disk *d = list_first(&s->disks, struct disk, node);
 		int ret = disk_close(d, false, &err);
@@ -158,6 +177,7 @@ static void server_end(struct server *s)
 			s->status = 1;
 		}
 	}
+	control_close(s);
 	s->stopped = true;
 }
 

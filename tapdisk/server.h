@@ -42,7 +42,10 @@ struct disk *server_next_disk(struct server *s, struct disk *d);
 /* disk.c tells that a disk has come or goes */
 void server_disk_event(struct server *s, struct disk *d, enum server_event ev);
 
-/* Starts a front end from a list "key=value,key=value". */
+/*
+ * Starts a front end from a list "key=value,key=value".  *@out (may be NULL) becomes NULL again when
+ * the front end has ended, so it has to live as long.
+ */
 int server_front(struct server *s, const char *kind, const char *text, struct front **out,
 		 struct tapimg_err *err);
 /* The same from options already taken apart. */
