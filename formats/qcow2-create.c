@@ -552,9 +552,14 @@ static int preallocate_step(struct prealloc_call *c, enum tapimg_prealloc how)
 		ret = file_zero(c->ext.file, c->ext.host, c->ext.len, 0);
 	if (ret == -ENOTSUP)
 		ret = fill_zeroes(c->ext.file, c->ext.host, c->ext.len);
-	/* no cluster that is referred to may lie beyond the end of the file, after a power cut either */
+	/*
+	 * No cluster that is referred to may lie beyond the end of the file, after a power cut or the
+	 * trimming at close either: space that was only grown ahead counts as written from now on.
+	 */
 	if (!ret && !c->ext.file->block_dev && c->ext.file->size < c->ext.host + c->ext.len)
 		ret = file_truncate(c->ext.file, c->ext.host + c->ext.len);
+	else if (!ret)
+		file_written(c->ext.file, c->ext.host, c->ext.len);
 	if (ret) {
 		qcow2_abort(c->img, &c->ext);
 		return ret;

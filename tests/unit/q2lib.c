@@ -98,7 +98,7 @@ void q2_clean(const char *name)
 {
 	const struct q2_result *r = q2_check(name, 0);
 
-	ck_assert_msg(!r->c.corruptions && !r->c.leaks && !r->c.check_errors, "%s: %s", name, r->text);
+	ck_assert_msg(!r->c.corruptions && !r->c.leaks && !r->c.check_errors, "%s: %.3000s", name, r->text);
 	ck_assert_msg(q2_peer_check(name, 0) == 0, "%s: qemu-img check finds something: %s", name,
 		      q2_have_peer() ? q2_shell("cat peer.out") : "");
 }

@@ -94,6 +94,29 @@ static const char *const kinds[] = {
 	"cluster_size=2M", "extended_l2=on", "refcount_bits=64",
 };
 
+/*
+ * The file was grown ahead of writes, and is cut at close to what was used: what is only mapped counts.
+ */
+START_TEST(mapped_where_grown_ahead)
+{
+	struct tapimg *img;
+
+	q2_make(IMG, DISK, NULL);
+	img = open_image(IMG, "qcow2", TAPIMG_RDWR);
+	q2_fill(img, 0, 8, 1);
+	img->file->no_grow = false;	/* as with O_DIRECT */
+	file_grow_hint(img->file, img->file->size);
+	while (img->file->growing)
+		ck_assert_int_ge(tapimg_loop_run(img->loop, true), 0);
+	ck_assert_uint_gt(img->file->size, img->file->logical_end + DISK);
+	ck_assert_int_eq(qcow2_preallocate(img, DISK / 2, DISK / 2, TAPIMG_PREALLOC_METADATA,
+					   &err), 0);
+	close_image(img);
+	q2_clean(IMG);
+	expect_zero(DISK / 2, DISK / 2);
+}
+END_TEST
+
 START_TEST(there_and_back)
 {
 	q2_make(IMG, DISK, kinds[_i]);
@@ -446,6 +469,7 @@ int main(void)
 	tcase_add_checked_fixture(t, scratch_enter, scratch_leave);
 	tcase_set_timeout(t, 120);
 	tcase_add_loop_test(t, there_and_back, 0, ARRAY_SIZE(kinds));
+	tcase_add_test(t, mapped_where_grown_ahead);
 	tcase_add_test(t, stale);
 	tcase_add_test(t, shared_with_snapshot);
 	tcase_add_test(t, size_refused);
