@@ -479,6 +479,13 @@ static uint64_t bm_bit(const struct qcow2_bitmaps *s, const struct bm *b, uint64
 	return b->nbits;
 }
 
+const char *qcow2_bitmap_name(struct tapimg *img, unsigned i)
+{
+	const struct qcow2_bitmaps *s = qcow2_of(img)->bitmaps;
+
+	return s && i < s->n ? s->v[i].d.name : NULL;
+}
+
 int qcow2_bitmap_next(struct tapimg *img, const char *name, uint64_t *off, uint64_t *len,
 		      struct tapimg_err *err)
 {

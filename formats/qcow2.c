@@ -433,6 +433,7 @@ const struct format qcow2_format = {
 	.bitmap_remove	= qcow2_bitmap_remove,
 	.bitmap_clear	= qcow2_bitmap_clear,
 	.bitmap_enable	= qcow2_bitmap_enable,
+	.bitmap_name	= qcow2_bitmap_name,
 	.bitmap_next	= qcow2_bitmap_next,
 	.bitmap_set	= qcow2_bitmap_set,
 	.map		= qcow2_map,

@@ -361,6 +361,7 @@ int qcow2_bitmap_add(struct tapimg *img, const char *name, uint64_t gran, bool d
 int qcow2_bitmap_remove(struct tapimg *img, const char *name, struct tapimg_err *err);
 int qcow2_bitmap_clear(struct tapimg *img, const char *name, struct tapimg_err *err);
 int qcow2_bitmap_enable(struct tapimg *img, const char *name, bool on, struct tapimg_err *err);
+const char *qcow2_bitmap_name(struct tapimg *img, unsigned i);
 int qcow2_bitmap_next(struct tapimg *img, const char *name, uint64_t *off, uint64_t *len,
 		      struct tapimg_err *err);
 int qcow2_bitmap_set(struct tapimg *img, const char *name, uint64_t off, uint64_t len,

@@ -302,6 +302,19 @@ int tapimg_bitmap_enable(struct tapimg *img, const char *name, bool on, struct t
 	return ret ? ret : admin_end(img, img->fmt->bitmap_enable(img, name, on, &e), &e, err);
 }
 
+const char *image_bitmap_name(struct tapimg *img, unsigned i)
+{
+	return img->fmt->bitmap_name ? img->fmt->bitmap_name(img, i) : NULL;
+}
+
+int image_bitmap_next(struct tapimg *img, const char *name, uint64_t *off, uint64_t *len,
+		      struct tapimg_err *err)
+{
+	if (!img->fmt->bitmap_next)
+		return err_set(err, -ENOENT, "%s: there is no bitmap '%s'", img->name, name);
+	return img->fmt->bitmap_next(img, name, off, len, err);
+}
+
 static int merge_ranges(struct tapimg *img, const char *name, struct tapimg *src,
 			const char *src_name, struct tapimg_err *err)
 {

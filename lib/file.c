@@ -20,6 +20,7 @@
 #include "checked.h"
 #include "file.h"
 #include "loop-impl.h"
+#include "nbd-client.h"
 
 #define GROW_MIN (8 * MiB)
 #define GROW_MAX (256 * MiB)
@@ -69,6 +70,9 @@ static struct file_provider *find_provider(struct tapimg_loop *loop, const char 
 		if (!strncmp(name, p->scheme, strlen(p->scheme)))
 			return p;
 	}
+	for (const struct file_provider *p = nbd_providers; p->scheme; p++)
+		if (!strncmp(name, p->scheme, strlen(p->scheme)))
+			return (struct file_provider *)p;	/* its node is not used */
 	return NULL;
 }
 

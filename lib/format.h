@@ -122,6 +122,7 @@ struct format {
 	int (*bitmap_remove)(struct tapimg *img, const char *name, struct tapimg_err *err);
 	int (*bitmap_clear)(struct tapimg *img, const char *name, struct tapimg_err *err);
 	int (*bitmap_enable)(struct tapimg *img, const char *name, bool on, struct tapimg_err *err);
+	const char *(*bitmap_name)(struct tapimg *img, unsigned i);	/* NULL: no more */
 	/* first dirty range at or after *off: sets *off, *len (0: none).  Any granularity. */
 	int (*bitmap_next)(struct tapimg *img, const char *name, uint64_t *off, uint64_t *len,
 			   struct tapimg_err *err);

@@ -117,6 +117,24 @@ int chain_map_sync(struct tapimg *img, uint64_t off, uint64_t len, unsigned flag
 		   struct extent *ext);		/* runs the loop while it says -EAGAIN */
 void chain_forget(struct tapimg *img);		/* drops the cache of what lies below */
 
+/* status.c */
+/*
+ * tapimg_block_status() for those who must not wait: -EAGAIN after having named, with
+ * loop_set_park(), what it waits for; then it is called again.
+ */
+int status_try(struct tapimg *img, uint64_t off, uint64_t len, unsigned layers,
+	       struct tapimg_status *st);
+
+/* admin.c: dirty bitmaps of an image in use; unlike the public calls these leave its requests alone */
+/* The @i'th bitmap's name, the image's own; NULL: there are no more. */
+const char *image_bitmap_name(struct tapimg *img, unsigned i);
+/*
+ * First dirty range at or after *@off: sets *@off and *@len (0: none).  Blocks the first time that
+ * a bitmap is asked for, unless it is loaded already.  -ENOENT, -EINVAL (inconsistent).
+ */
+int image_bitmap_next(struct tapimg *img, const char *name, uint64_t *off, uint64_t *len,
+		      struct tapimg_err *err);
+
 /* engine.c */
 /* A flag of ZERO, for rebasing: it is written down in this layer, whatever the chain reads now. */
 enum { REQ_EXPLICIT = 1 << 16 };

@@ -97,7 +97,7 @@ static bool status_joins(const struct tapimg_status *a, const struct tapimg_stat
 }
 
 /* chain_map once, bracketed as metadata wants it */
-static int map_now(struct tapimg *img, uint64_t off, uint64_t len, unsigned layers,
+static int map_now(struct tapimg *img, uint64_t off, uint64_t len, unsigned flags, unsigned layers,
 		   struct extent *e)
 {
 	struct tapimg *l;
@@ -105,14 +105,17 @@ static int map_now(struct tapimg *img, uint64_t off, uint64_t len, unsigned laye
 
 	for (l = img; l; l = l->backing)
 		meta_op_begin(l->meta);
-	ret = chain_map(img, off, len, MAP_STATUS, layers, e);
+	ret = chain_map(img, off, len, flags, layers, e);
 	for (l = img; l && ret != -EAGAIN; l = l->backing)
 		meta_op_done(l->meta);
 	return ret;
 }
 
-int tapimg_block_status(struct tapimg *img, uint64_t off, uint64_t len, unsigned layers,
-			struct tapimg_status *st)
+/* @first: how the first answer is had; the others are only looked for in memory. */
+static int status_with(int (*first)(struct tapimg *img, uint64_t off, uint64_t len, unsigned flags,
+				    unsigned layers, struct extent *ext),
+		       struct tapimg *img, uint64_t off, uint64_t len, unsigned layers,
+		       struct tapimg_status *st)
 {
 	struct extent e = { 0 };
 	int ret;
@@ -124,7 +127,7 @@ int tapimg_block_status(struct tapimg *img, uint64_t off, uint64_t len, unsigned
 	len = MIN(len, img->size - off);
 	if (!len)
 		return 0;
-	ret = chain_map_sync(img, off, len, MAP_STATUS, layers, &e);
+	ret = first(img, off, len, MAP_STATUS, layers, &e);
 	if (ret)
 		return ret;
 	status_of(&e, st);
@@ -133,7 +136,7 @@ int tapimg_block_status(struct tapimg *img, uint64_t off, uint64_t len, unsigned
 		struct tapimg_status next;
 
 		memset(&e, 0, sizeof(e));
-		if (map_now(img, off + st->len, len - st->len, layers, &e))
+		if (map_now(img, off + st->len, len - st->len, MAP_STATUS, layers, &e))
 			break;
 		status_of(&e, &next);
 		if (!status_joins(st, &next))
@@ -141,4 +144,16 @@ int tapimg_block_status(struct tapimg *img, uint64_t off, uint64_t len, unsigned
 		st->len += MIN(next.len, len - st->len);
 	}
 	return 0;
+}
+
+int tapimg_block_status(struct tapimg *img, uint64_t off, uint64_t len, unsigned layers,
+			struct tapimg_status *st)
+{
+	return status_with(chain_map_sync, img, off, len, layers, st);
+}
+
+int status_try(struct tapimg *img, uint64_t off, uint64_t len, unsigned layers,
+	       struct tapimg_status *st)
+{
+	return status_with(map_now, img, off, len, layers, st);
 }
