@@ -5,9 +5,11 @@
 #include "frontend.h"
 
 /* one line here and one in the table */
+extern const struct frontend nbd_frontend;
 extern const struct frontend vhost_user_frontend;
 
 static const struct frontend *const table[] = {
+	&nbd_frontend,
 	&vhost_user_frontend,
 	NULL,
 };
