@@ -45,6 +45,8 @@ int util_usage(const struct cli *c, int status)
 {
 	const struct command *cmd = c->command;
 
+	if (cmd->flags & UTIL_OWN_USAGE)
+		return status;
 	if (!(cmd->flags & UTIL_LONG_USAGE)) {
 		printf("options: %s\n", cmd->usage);
 		return status;
@@ -135,9 +137,25 @@ static int run_special(struct cli *c)
 	return -1;
 }
 
+/* --debug is for us, wherever it stands. */
+static int run_command(struct cli *c)
+{
+	int n = 1;
+
+	for (int i = 1; i < c->argc; i++) {
+		if (!strcmp(c->argv[i], "--debug"))
+			c->debug = true;
+		else
+			c->argv[n++] = c->argv[i];
+	}
+	c->argv[n] = NULL;
+	c->argc = n;
+	return c->command->run(c);
+}
+
 static int run(struct cli *c)
 {
-	int status, n = 0;
+	int status;
 
 	if (c->argc < 2) {
 		print_usage(stdout);
@@ -152,28 +170,32 @@ static int run(struct cli *c)
 		print_usage(stdout);
 		return 0;
 	}
-	for (int i = 1; i < c->argc; i++) {
-		if (i > 1 && !strcmp(c->argv[i], "--debug"))
-			c->debug = true;
-		else
-			c->argv[n++] = c->argv[i];
-	}
-	c->argv[n] = NULL;
-	c->argc = n;
-	return c->command->run(c);
+	c->argc--;
+	c->argv++;
+	return run_command(c);
 }
 
-int util_main(int argc, char **argv)
+static int finish(struct cli *c, int status)
 {
-	struct cli c = { .prog = program.name, .argc = argc, .argv = argv };
-	int status;
-
-	status = run(&c);
-	tapimg_loop_free(c.loop);
+	tapimg_loop_free(c->loop);
 	if (fflush(stdout) || ferror(stdout)) {
 		fprintf(stderr, "%s: standard output could not be written: %s\n", program.name,
 			strerror(errno));
 		return status ? status : EIO;
 	}
 	return status;
+}
+
+int util_main(int argc, char **argv)
+{
+	struct cli c = { .prog = program.name, .argc = argc, .argv = argv };
+
+	return finish(&c, run(&c));
+}
+
+int util_run(const struct command *cmd, int argc, char **argv)
+{
+	struct cli c = { .prog = program.name, .argc = argc, .argv = argv, .command = cmd };
+
+	return finish(&c, run_command(&c));
 }

@@ -17,11 +17,14 @@ enum {
 	UTIL_HELP_OK	= 1 << 4,	/* -h is no failure: exit code 0 */
 	UTIL_OPERANDS	= 1 << 5,	/* takes operands; else one is a wrong option */
 	UTIL_LENIENT	= 1 << 6,	/* ignores operands */
+	UTIL_OWN_USAGE	= 1 << 8,	/* prints its own usage when util_getopt() says -1 */
 	UTIL_LONG_USAGE	= 1 << 7,	/* usage shows each option on a line of its own */
 };
 
 /* The whole of main() for a program with "PROG COMMAND [OPTIONS]": runs the command. */
 int util_main(int argc, char **argv);
+/* The same where the command is known: argv[0] is what its options follow. */
+int util_run(const struct command *cmd, int argc, char **argv);
 
 /*
  * The next option's letter (its argument in optarg), 0 when there are no more, -1 when the

@@ -204,6 +204,12 @@ const char *vhd_locator_code_name(uint32_t code);
 /* @path relative to the folder of @from ("./a.vhd", "../x/a.vhd"); absolute where that fails. malloc'd. */
 char *vhd_relative_path(const char *from, const char *path);
 
+/*
+ * vhd-device.c: the one path that a file or volume goes by in chains: /dev/mapper's for logical volumes,
+ * else without links.  malloc'd; NULL with errno: there is no such file.
+ */
+char *vhd_device_path(const char *path);
+
 /* ------------------------------------- finding the structures (vhd-look.c) */
 
 enum {
@@ -299,6 +305,13 @@ static inline struct vhd *vhd_of(const struct tapimg *img)
 int vhd_geometry_set(struct tapimg *img, struct tapimg_err *err);
 /* Looks at the file anew, the cache is dropped. Admin. */
 int vhd_reload(struct tapimg *img, struct tapimg_err *err);
+
+/*
+ * vhd-overlap.c: whether two blocks of a BAT (in host order) share sectors, each with its bitmap @sectors
+ * long.  1: the first one that does, in the table's order, and the first that it does with; 0; -ENOMEM.
+ */
+int vhd_overlap(const uint32_t *bat, uint32_t entries, uint64_t sectors, uint32_t *block,
+		uint32_t *other);
 
 /* ------------------------------------------------------------ mapping (vhd-map.c) */
 
