@@ -71,7 +71,7 @@ static void find_problems(const struct tapimg_info *info, struct problems *p)
 			"can only be read until 'check -r all' has repaired it.");
 	if (info->dirty)
 		problem(p, "marked as in use (dirty): the last writer did not close it, or has it open "
-			"now. The contents are right; reference counts may lag until 'check -r all'.");
+			"now. The contents are right; its counts or tables may lag until 'check -r all'.");
 	for (unsigned i = 0; i < info->nbitmaps; i++) {
 		if (info->bitmaps[i].flags & TAPIMG_BITMAP_IN_USE)
 			problem(p, "bitmap '%s' was not saved by its last writer: what it says is not "
@@ -127,11 +127,29 @@ static void print_bitmaps(const struct tapimg_info *info)
 	}
 }
 
+static void print_extents(const struct tapimg_info *info)
+{
+	printf("    extents:\n");
+	for (unsigned i = 0; i < info->nextents; i++) {
+		const struct tapimg_extent_info *e = info->extents + i;
+
+		printf("        [%u]:\n", i);
+		if (e->compressed)
+			printf("            compressed: true\n");
+		printf("            virtual size: %" PRIu64 "\n", e->virtual_size);
+		if (e->filename)
+			print_field("            filename: ", e->filename);
+		if (e->cluster_size)
+			printf("            cluster size: %" PRIu64 "\n", e->cluster_size);
+		print_field("            format: ", e->format);
+	}
+}
+
 static void print_facts(const struct tapimg_info *info)
 {
 	bool bitmaps = info->nbitmaps;
 
-	if (!info->nfacts && !bitmaps)
+	if (!info->nfacts && !bitmaps && !info->nextents)
 		return;
 	printf("Format specific information:\n");
 	for (unsigned i = 0; i < info->nfacts; i++) {
@@ -151,6 +169,8 @@ static void print_facts(const struct tapimg_info *info)
 	}
 	if (bitmaps)
 		print_bitmaps(info);
+	if (info->nextents)
+		print_extents(info);
 }
 
 static void print_backing(const struct tapimg_info *info)
@@ -236,6 +256,26 @@ static json_t *bitmaps_json(const struct tapimg_info *info)
 	return list;
 }
 
+static json_t *extents_json(const struct tapimg_info *info)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < info->nextents; i++) {
+		const struct tapimg_extent_info *e = info->extents + i;
+		json_t *obj = json_object();
+
+		if (e->compressed)
+			json_add_bool(obj, "compressed", true);
+		json_add_int(obj, "virtual-size", e->virtual_size);
+		json_add_str(obj, "filename", e->filename);
+		if (e->cluster_size)
+			json_add_int(obj, "cluster-size", e->cluster_size);
+		json_add_str(obj, "format", e->format);
+		json_array_append_new(list, obj);
+	}
+	return list;
+}
+
 static void add_facts(json_t *obj, const struct tapimg_info *info)
 {
 	json_t *specific = json_object(), *data = json_object();
@@ -252,6 +292,8 @@ static void add_facts(json_t *obj, const struct tapimg_info *info)
 	}
 	if (info->nbitmaps)
 		json_object_set_new(data, "bitmaps", bitmaps_json(info));
+	if (info->nextents)
+		json_object_set_new(data, "extents", extents_json(info));
 	if (!json_object_size(data)) {
 		json_decref(data);
 		json_decref(specific);

@@ -118,6 +118,7 @@ int output_create(struct cli *c, const char *name, struct tapimg_create_opts *o,
 		return -1;
 	}
 	o->in_place = true;
+	o->final_name = tapimg_target_name(out->target);
 	how.flags = flags | TAPIMG_RDWR;
 	if (!tapimg_target_in_place(out->target))
 		how.flags = (how.flags & ~(unsigned)TAPIMG_WRITETHROUGH) | TAPIMG_UNSAFE;

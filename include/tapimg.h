@@ -95,6 +95,7 @@ enum {
 	TAPIMG_CHECK		= 1 << 7,	/**< for check and repair: tolerate damage, leave dirty marks alone */
 	TAPIMG_UNMAP		= 1 << 8,	/**< discards free space in the file (else they are ignored) */
 	TAPIMG_SALVAGE		= 1 << 9,	/**< for reading: open what is damaged as far as it goes; the rest is TAPIMG_ST_LOST */
+	TAPIMG_STALE_BACKING	= 1 << 10,	/**< also above a backing file that was changed since (VMDK) */
 };
 
 /** What a file is to be opened for, asked of the gate. */
@@ -110,7 +111,8 @@ struct tapimg_open_opts {
 	const char *disk;		/**< containers (OVA): which of its disks, by name or number; NULL: the only one */
 	/**
 	 * Asked before any file that an image names (backing file, data file, extent) is opened.
-	 * @referrer: the file naming it.  Return false to refuse.  NULL: every file is allowed.
+	 * @referrer: the file naming it.  Return false to refuse.  NULL: every file is allowed, but of
+	 * extents only those in the folder of the file that names them, or below it.
 	 */
 	bool (*gate)(void *arg, enum tapimg_role role, const char *referrer, const char *path);
 	void *gate_arg;
@@ -126,7 +128,8 @@ struct tapimg_open_opts {
  * backing, offset, size, data-file), or "nbd..."-like schemes as they land.  @opts may be NULL.
  * Returns 0 and the image in *@out; -ENOENT, -EACCES, -EBUSY (locked by another process),
  * -EINVAL (not such an image), -EUCLEAN (damaged), -ENOTSUP (feature unknown or refused),
- * -ELOOP (chain loops or is too deep), -EPERM (the gate refused).
+ * -ELOOP (chain loops or is too deep), -EPERM (the gate refused), -ESTALE (the backing file is not
+ * what it was when the image was made on it).
  */
 int tapimg_open(struct tapimg_loop *loop, const char *name, const struct tapimg_open_opts *opts,
 		struct tapimg **out, struct tapimg_err *err);
@@ -260,6 +263,7 @@ struct tapimg_create_opts {
 	bool no_backing_check;		/**< do not open the backing file (then @size is required) */
 	bool exclusive;			/**< fail with -EEXIST instead of replacing a file */
 	bool in_place;			/**< write into the existing file or device rather than replacing it */
+	const char *final_name;		/**< of what is made in place: the name it will have; NULL: the same */
 	/** As in struct tapimg_open_opts: asked before the backing file's chain is opened. */
 	bool (*gate)(void *arg, enum tapimg_role role, const char *referrer, const char *path);
 	void *gate_arg;
@@ -286,6 +290,11 @@ int tapimg_create_open(struct tapimg_loop *loop, const char *name,
 		       struct tapimg_err *err);
 
 /**
+ * Whether @path lies in the folder of the file @referrer, or below it: what a gate may ask.
+ */
+bool tapimg_path_inside(const char *referrer, const char *path);
+
+/**
  * A file that is being made, and takes its final name only once it is complete.
  *
  *	tapimg_target_begin(loop, "a.qcow2", 0, &t, err);
@@ -306,6 +315,8 @@ int tapimg_target_begin(struct tapimg_loop *loop, const char *name, unsigned fla
 			struct tapimg_target **out, struct tapimg_err *err);
 /** Where to make it; owned by @t. */
 const char *tapimg_target_path(const struct tapimg_target *t);
+/** The name that it will have; owned by @t. */
+const char *tapimg_target_name(const struct tapimg_target *t);
 /** Whether that is the name itself, so that tapimg_create() wants in_place. */
 bool tapimg_target_in_place(const struct tapimg_target *t);
 /** Durably gives the finished file its name.  @t is gone afterwards; on failure as after abort. */
@@ -340,6 +351,15 @@ struct tapimg_fact {
 	int64_t num;
 };
 
+/** A part of the disk, of formats that are made of several files. */
+struct tapimg_extent_info {
+	const char *filename;		/**< NULL: none */
+	const char *format;		/**< "SPARSE", "FLAT", ... */
+	uint64_t virtual_size;
+	uint64_t cluster_size;		/**< 0: none */
+	bool compressed;
+};
+
 struct tapimg_info {
 	const char *filename, *format;
 	uint64_t virtual_size;
@@ -351,6 +371,7 @@ struct tapimg_info {
 	const struct tapimg_snapshot *snapshots; unsigned nsnapshots;
 	const struct tapimg_bitmap *bitmaps; unsigned nbitmaps;
 	const struct tapimg_fact *facts; unsigned nfacts;
+	const struct tapimg_extent_info *extents; unsigned nextents;
 };
 
 /** Describes one layer.  *@out lives until the next call on this image, or its close. */

@@ -52,7 +52,7 @@ static int commit_empty(struct tapimg *img, struct tapimg_err *err)
 int tapimg_commit(struct tapimg *img, unsigned base, bool empty, uint64_t rate,
 		  tapimg_progress *progress, void *arg, struct tapimg_err *err)
 {
-	struct tapimg *dst = layer(img, base);
+	struct tapimg *dst = layer(img, base), *above;
 	struct tapimg_copy_opts opts = {
 		.flags = COPY_EXACT, .sparse_size = 4096, .rate = rate, .skip_layers = base,
 		.progress = progress, .arg = arg
@@ -74,6 +74,14 @@ int tapimg_commit(struct tapimg *img, unsigned base, bool empty, uint64_t rate,
 	ret = tapimg_flush(dst);
 	if (ret)
 		return err_errno(err, ret, "%s: flushing", dst->name);
+	above = layer(img, base - 1);
+	if (above->fmt->backing_changed && above->writable) {
+		ret = image_settle(above);
+		ret = ret ? err_errno(err, ret, "%s: flushing", above->name)
+			  : above->fmt->backing_changed(above, err);
+		if (ret)
+			return ret;
+	}
 	return empty ? commit_empty(img, err) : 0;
 }
 

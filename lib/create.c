@@ -140,7 +140,7 @@ static int create_image(struct tapimg_loop *loop, const char *name, struct tapim
 			unsigned flags, struct file **out, struct tapimg_err *err)
 {
 	const struct format *fmt = o->format ? format_find(o->format) : NULL;
-	struct create c = { .loop = loop, .name = name };
+	struct create c = { .loop = loop, .name = o->final_name ? o->final_name : name };
 	struct tapimg_target *t = NULL;
 	int ret;
 

@@ -21,6 +21,17 @@ static void write_map(struct piece *p);
 
 /* --------------------------------------------------------------------- locks */
 
+/* Rounds out to whole units; the range is not empty. */
+static void round_out(const struct tapimg *img, uint64_t *start, uint64_t *end)
+{
+	if (img->fmt->round) {
+		img->fmt->round(img, start, end);
+		return;
+	}
+	*start = round_down(*start, img->unit);
+	*end = round_up(*end, img->unit);
+}
+
 static bool overlap(const struct piece *p, uint64_t off, uint64_t end)
 {
 	return p->lock_off < end && off < p->lock_end;
@@ -47,8 +58,9 @@ bool piece_lock(struct piece *p, uint64_t off, uint64_t end)
 
 	if (p->lock_held)
 		return true;
-	p->lock_off = round_down(off, img->unit);
-	p->lock_end = round_up(end, img->unit);
+	p->lock_off = off;
+	p->lock_end = end;
+	round_out(img, &p->lock_off, &p->lock_end);
 	list_for_each(n, &img->eng.locked) {
 		struct piece *q = list_entry(n, struct piece, lnode);
 
@@ -66,10 +78,12 @@ bool piece_lock(struct piece *p, uint64_t off, uint64_t end)
 /* keeps the lock only up to @end */
 static void lock_shrink(struct piece *p, uint64_t end)
 {
-	uint64_t old = p->lock_end;
+	uint64_t old = p->lock_end, start = p->lock_off;
 
-	end = round_up(end, p->img->unit);
-	if (!p->lock_held || end >= old)
+	if (!p->lock_held)
+		return;
+	round_out(p->img, &start, &end);
+	if (end >= old)
 		return;
 	p->lock_end = end;
 	lock_wake(p->img, end, old);
@@ -548,38 +562,7 @@ static void zero_rewrite(struct piece *p)
 	}
 }
 
-static void unmap_step(struct piece *p)
-{
-	struct tapimg *img = p->img;
-	unsigned flags = 0;
-
-	p->state = PS_UNMAP;
-	if (p->op == TAPIMG_DISCARD)
-		flags = UNMAP_HOLE | UNMAP_FREE;
-	else if (p->req->flags & TAPIMG_REQ_MAY_UNMAP)
-		flags = UNMAP_FREE;
-	if (p->req->flags & REQ_EXPLICIT)
-		flags |= UNMAP_EXPLICIT;
-	while (p->len) {
-		uint64_t done = 0;
-		int ret;
-
-		meta_op_begin(img->meta);
-		ret = img->failed ? img->failed
-				  : img->fmt->unmap(img, p->off, p->len, flags, &done);
-		if (!piece_answered(p, ret))
-			return;
-		if (!done) {
-			zero_rewrite(p);
-			return;
-		}
-		p->off += done;
-		p->len -= done;
-	}
-	piece_end(p, 0);
-}
-
-/* For formats that keep no map: the file does it. */
+/* For plain bytes: the file does it. */
 static void zero_plain(struct piece *p)
 {
 	struct tapimg *img = p->img;
@@ -613,12 +596,65 @@ static void zero_plain(struct piece *p)
 	file_submit(&p->io);
 }
 
+static void unmap_step(struct piece *p)
+{
+	struct tapimg *img = p->img;
+	unsigned flags = 0;
+
+	p->state = PS_UNMAP;
+	if (p->op == TAPIMG_DISCARD)
+		flags = UNMAP_HOLE | UNMAP_FREE;
+	else if (p->req->flags & TAPIMG_REQ_MAY_UNMAP)
+		flags = UNMAP_FREE;
+	if (p->req->flags & REQ_EXPLICIT)
+		flags |= UNMAP_EXPLICIT;
+	while (p->len) {
+		uint64_t done = 0;
+		int ret;
+
+		meta_op_begin(img->meta);
+		ret = img->failed ? img->failed
+				  : img->fmt->unmap(img, p->off, p->len, flags, &done);
+		if (ret == UNMAP_PLAIN) {
+			meta_op_done(img->meta);
+			zero_plain(p);
+			return;
+		}
+		if (!piece_answered(p, ret))
+			return;
+		if (!done) {
+			zero_rewrite(p);
+			return;
+		}
+		p->off += done;
+		p->len -= done;
+	}
+	piece_end(p, 0);
+}
+
+/* The units that lie inside [off, end) as a whole: [first, last), if first is smaller. */
+static void whole_units(const struct tapimg *img, uint64_t off, uint64_t end, uint64_t *first,
+			uint64_t *last)
+{
+	uint64_t start = off, stop = off + 1;
+
+	if (img->unmap_unit) {
+		*first = round_up(off, img->unmap_unit);
+		*last = end == img->size ? end : round_down(end, img->unmap_unit);
+		return;
+	}
+	round_out(img, &start, &stop);
+	*first = start == off ? off : stop;
+	start = end - 1;
+	stop = end;
+	round_out(img, &start, &stop);
+	*last = stop == end || end == img->size ? end : start;
+}
+
 static void zero_step(struct piece *p)
 {
 	struct tapimg *img = p->img;
-	uint64_t unit = img->unmap_unit ? img->unmap_unit : img->unit, end = p->off + p->len;
-	uint64_t first = round_up(p->off, unit);
-	uint64_t last = end == img->size ? end : round_down(end, unit);
+	uint64_t end = p->off + p->len, first, last;
 
 	if (p->op == TAPIMG_DISCARD && !(img->flags & TAPIMG_UNMAP)) {
 		piece_end(p, 0);
@@ -628,6 +664,7 @@ static void zero_step(struct piece *p)
 		zero_plain(p);
 		return;
 	}
+	whole_units(img, p->off, end, &first, &last);
 	/* parts of units at both ends cannot be unmapped: they become pieces of their own */
 	if (p->off < first && first < end) {
 		if (!split_ready(p, first - p->off))

@@ -57,6 +57,9 @@ enum {
 	UNMAP_EXPLICIT	= 1 << 5,	/* ZERO: said here, though what lies below now reads the same */
 };
 
+/* An answer of unmap besides 0 and -errno: these are plain bytes of a file, which does it itself. */
+enum { UNMAP_PLAIN = 1 };
+
 struct create {
 	struct tapimg_loop *loop;
 	struct file *file;		/* open for writing; a regular file is empty */
@@ -111,6 +114,12 @@ struct format {
 		      struct tapimg_err *err);
 	int (*set_backing)(struct tapimg *img, const char *name, const char *format,
 			   struct tapimg_err *err);
+	/*
+	 * Of a format that remembers what its backing file was: the one that was opened is in img->backing:
+	 * is it the right one?  And: it was changed through @img, so that it is right all the same.
+	 */
+	int (*backing_check)(struct tapimg *img, struct tapimg_err *err);
+	int (*backing_changed)(struct tapimg *img, struct tapimg_err *err);
 	int (*make_empty)(struct tapimg *img, struct tapimg_err *err);	/* drop all mappings */
 	int (*amend)(struct tapimg *img, const struct tapimg_opt *opts, unsigned nopts,
 		     struct tapimg_err *err);
@@ -142,6 +151,11 @@ struct format {
 	 */
 	int (*unmap)(struct tapimg *img, uint64_t off, uint64_t len, unsigned flags, uint64_t *done);
 	int (*release)(struct tapimg *img, uint64_t host, uint64_t len);
+	/*
+	 * Rounds a range, which is not empty, out to whole units of reservation, where those are not just
+	 * the multiples of img->unit.
+	 */
+	void (*round)(const struct tapimg *img, uint64_t *start, uint64_t *end);
 	void (*dirtied)(struct tapimg *img, uint64_t off, uint64_t len);	/* guest contents changed */
 
 	/* --- pure CPU, any thread --- */
@@ -153,7 +167,7 @@ struct format {
 		      void *dst, uint32_t dst_max);
 };
 
-extern const struct format raw_format, qcow2_format;
+extern const struct format raw_format, qcow2_format, vmdk_format;
 extern const struct format vhd_format, vhd_fixed_format;	/* one name, two kinds of it */
 
 const struct format *format_find(const char *name);	/* by name or alias, NULL: none */

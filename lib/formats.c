@@ -12,6 +12,7 @@
 static const struct format *const formats[] = {
 	&raw_format, &qcow2_format,
 	&vhd_format,
+	&vmdk_format,
 };
 
 const char *tapimg_version(void)
@@ -24,6 +25,7 @@ const char *const *tapimg_formats(void)
 	static const char *const names[] = {
 		"raw", "qcow2",
 		"vhd",
+		"vmdk",
 		NULL
 	};
 

@@ -759,6 +759,12 @@ int meta_add_file(struct meta *m, struct file *f, bool blocks)
 	return (int)m->nfiles++;
 }
 
+void meta_drop_file(struct meta *m, unsigned index)
+{
+	assert(index && index == m->nfiles - 1 && !m->running);
+	m->nfiles--;
+}
+
 static bool meta_busy(const struct meta *m)
 {
 	return m->running || m->nreading || !list_empty(&m->punching) || !list_empty(&m->kick.node);

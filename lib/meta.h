@@ -142,6 +142,7 @@ int meta_new(struct file *file, uint32_t bsize, uint64_t cache, const struct met
  * well: from now on all addresses are taken for meta_addr() ones, and offsets end at 1 << META_FILE_SHIFT.
  */
 int meta_add_file(struct meta *m, struct file *f, bool blocks);
+void meta_drop_file(struct meta *m, unsigned index);	/* the last one added; it has no blocks in the cache */
 void meta_destroy(struct meta *m);	/* dirty blocks are lost: meta_sync first */
 
 /* For -EAGAIN of a call that has worked long enough: it is woken when others have had their turn. */

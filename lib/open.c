@@ -83,6 +83,25 @@ struct tapimg *chain_find_file(struct tapimg *img, const struct file_id *id, con
 
 /* ------------------------------------------------------------------- one layer */
 
+bool tapimg_path_inside(const char *referrer, const char *path)
+{
+	const char *end = strrchr(referrer, '/');
+	size_t len;
+
+	if (!end && name_has_scheme(referrer))
+		end = strchr(referrer, ':');
+	len = end ? (size_t)(end + 1 - referrer) : 0;
+	if (strncmp(referrer, path, len) != 0)
+		return false;
+	path += len;
+	if (*path == '/' || (!len && name_has_scheme(path)))
+		return false;
+	for (; path; path = strchr(path, '/'), path = path ? path + 1 : NULL)
+		if (!strncmp(path, "..", 2) && (!path[2] || path[2] == '/'))
+			return false;
+	return true;
+}
+
 int image_gate(const struct tapimg_open_opts *opts, enum tapimg_role role, const char *referrer,
 	       const char *path, struct tapimg_err *err)
 {
@@ -91,8 +110,15 @@ int image_gate(const struct tapimg_open_opts *opts, enum tapimg_role role, const
 		[TAPIMG_ROLE_DATA] = "data file", [TAPIMG_ROLE_EXTENT] = "extent",
 	};
 
-	if (!opts || !opts->gate || opts->gate(opts->gate_arg, role, referrer, path))
+	if (opts && opts->gate) {
+		if (opts->gate(opts->gate_arg, role, referrer, path))
+			return 0;
+	} else if (role != TAPIMG_ROLE_EXTENT || tapimg_path_inside(referrer, path)) {
 		return 0;
+	} else {
+		return err_set(err, -EPERM, "%s: its extent '%s' lies outside of its folder, and may not "
+			       "be opened unless that is allowed", referrer, path);
+	}
 	return err_set(err, -EPERM, "%s: its %s '%s' may not be opened: refused by the caller",
 		       referrer, what[role], path);
 }
@@ -265,7 +291,8 @@ static int layer_open(struct tapimg_loop *loop, const struct spec *s, struct tap
 static bool spec_below(struct tapimg *top, struct tapimg *img, const struct spec *above,
 		       unsigned depth, struct spec *s)
 {
-	const unsigned inherited = TAPIMG_DIRECT | TAPIMG_SHARE | TAPIMG_NO_IO | TAPIMG_SALVAGE;
+	const unsigned inherited = TAPIMG_DIRECT | TAPIMG_SHARE | TAPIMG_NO_IO | TAPIMG_SALVAGE |
+				   TAPIMG_STALE_BACKING;
 	const unsigned writing = TAPIMG_RDWR | TAPIMG_WRITETHROUGH | TAPIMG_UNSAFE | TAPIMG_UNMAP;
 
 	memset(s, 0, sizeof(*s));
@@ -419,6 +446,12 @@ static int chain_open(struct tapimg *top, struct spec *above, struct tapimg_err 
 			break;
 		}
 		img->backing = next;
+		if (img->fmt->backing_check && !(s.by_caller || top->flags & TAPIMG_STALE_BACKING))
+			ret = img->fmt->backing_check(img, err);
+		if (ret) {
+			name_free(&s.n);
+			break;
+		}
 		img = next;
 		name_free(&above->n);
 		*above = s;

@@ -7,10 +7,14 @@
  * T2 The old file is locked for writing from begin to end, so that no running machine loses its
  *    disk to a new one of the same name.
  * T3 Of a symbolic link the file it points to is replaced, not the link.
+ * T4 Companions (target.h) get their names before the file that names them: it never names files that
+ *    are not there yet.  Between the first and the last of these renames an old image of several
+ *    files is neither the old one nor the new one; that is short, and all of them are synced before.
  *
  * Left out: extended attributes and further hard links of the old file; they stay with the old
  * contents.
  */
+#include <dirent.h>
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
@@ -27,7 +31,10 @@
 #include "err.h"
 #include "file.h"
 #include "name.h"
+#include "target.h"
 
+#define MARK ".tapimg-"
+#define MARK_LEN (sizeof(MARK) - 1 + 6)
 #define LINKS_MAX 40
 #define NAME_TRIES 100
 
@@ -46,6 +53,11 @@ struct tapimg_target {
 const char *tapimg_target_path(const struct tapimg_target *t)
 {
 	return t->path;
+}
+
+const char *tapimg_target_name(const struct tapimg_target *t)
+{
+	return t->name;
 }
 
 bool tapimg_target_in_place(const struct tapimg_target *t)
@@ -132,7 +144,7 @@ static int make_temporary(struct tapimg_target *t, struct tapimg_err *err)
 		t->path = NULL;
 		ret = random_suffix(suffix);
 		/* the base may be as long as a name can be */
-		if (!ret && asprintf(&t->path, "%.*s.%.200s.tapimg-%s", dir, t->name, base,
+		if (!ret && asprintf(&t->path, "%.*s.%.200s" MARK "%s", dir, t->name, base,
 				     suffix) < 0) {
 			t->path = NULL;
 			ret = -ENOMEM;
@@ -210,7 +222,7 @@ static int begin_provided(struct tapimg_target *t, struct tapimg_err *err)
 	t->in_place = t->flags & TAPIMG_TARGET_IN_PLACE || !file_renames(t->loop, t->name);
 	if (t->in_place)
 		return 0;
-	if (random_suffix(suffix) || asprintf(&t->path, "%s.tapimg-%s", t->name, suffix) < 0) {
+	if (random_suffix(suffix) || asprintf(&t->path, "%s" MARK "%s", t->name, suffix) < 0) {
 		t->path = NULL;
 		return err_set(err, -ENOMEM, "%s: no temporary name", t->name);
 	}
@@ -273,6 +285,89 @@ int tapimg_target_begin(struct tapimg_loop *loop, const char *name, unsigned fla
 	return 0;
 }
 
+/* ------------------------------------------------------------------------ companions */
+
+static const char *base_of(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
+
+/* The mark at the end of a name, or NULL. */
+static const char *mark_of(const char *path)
+{
+	size_t len = strlen(path);
+
+	if (len <= MARK_LEN || memcmp(path + len - MARK_LEN, MARK, sizeof(MARK) - 1) != 0)
+		return NULL;
+	return path + len - MARK_LEN;
+}
+
+bool target_unfinished(const char *path)
+{
+	return base_of(path)[0] == '.' && mark_of(path);
+}
+
+char *target_companion(const char *path, const char *companion)
+{
+	const char *base = base_of(companion);
+	char *out;
+
+	if (!target_unfinished(path))
+		return strdup(companion);
+	if (asprintf(&out, "%.*s.%s%s", (int)(base - companion), companion, base, mark_of(path)) < 0)
+		return NULL;
+	return out;
+}
+
+char *target_companion_found(struct tapimg_loop *loop, const char *path, const char *companion)
+{
+	char *made = target_companion(path, companion);
+
+	if (!made || file_exists(loop, made))
+		return made;
+	free(made);
+	return strdup(companion);
+}
+
+/* Calls @fn with the names, temporary and final, of each companion of @t, and of no other file. */
+static int each_companion(const struct tapimg_target *t,
+			  int (*fn)(const struct tapimg_target *t, const char *from, const char *to))
+{
+	const char *own = base_of(t->path), *mark = mark_of(t->path);
+	size_t dir_len = own - t->path;
+	struct dirent *e;
+	int ret = 0;
+	DIR *d;
+	char *dir;
+
+	if (t->provided || t->in_place || !mark)
+		return 0;
+	dir = dir_len ? strndup(t->path, dir_len) : strdup(".");
+	d = dir ? opendir(dir) : NULL;
+	free(dir);
+	if (!d)
+		return 0;	/* who may not look there has not made any either */
+	while (!ret && (e = readdir(d))) {
+		const char *end = mark_of(e->d_name);
+		char *from, *to;
+
+		if (e->d_name[0] != '.' || !end || strcmp(end, mark) != 0 || !strcmp(e->d_name, own))
+			continue;
+		if (asprintf(&from, "%.*s%s", (int)dir_len, t->path, e->d_name) < 0)
+			from = NULL;
+		if (asprintf(&to, "%.*s%.*s", (int)dir_len, t->path, (int)(end - e->d_name - 1),
+			     e->d_name + 1) < 0)
+			to = NULL;
+		ret = from && to ? fn(t, from, to) : -ENOMEM;
+		free(from);
+		free(to);
+	}
+	closedir(d);
+	return ret;
+}
+
 /* ------------------------------------------------------------------- the end of it */
 
 static int sync_path(const char *path, int flags)
@@ -310,10 +405,32 @@ static int rename_new(const char *from, const char *to)
 	return 0;
 }
 
+static int companion_sync(const struct tapimg_target *t, const char *from, const char *to)
+{
+	return sync_path(from, 0);
+}
+
+static int companion_rename(const struct tapimg_target *t, const char *from, const char *to)
+{
+	if (t->flags & TAPIMG_TARGET_EXCLUSIVE)
+		return rename_new(from, to);
+	return rename(from, to) ? -errno : 0;
+}
+
+static int companion_remove(const struct tapimg_target *t, const char *from, const char *to)
+{
+	unlink(from);
+	return 0;
+}
+
 static int put_in_place(struct tapimg_target *t)
 {
-	int ret;
+	int ret = each_companion(t, companion_sync);	/* T4 */
 
+	if (!ret)
+		ret = each_companion(t, companion_rename);
+	if (ret)
+		return ret;
 	if (t->provided)
 		ret = file_rename(t->loop, t->path, t->name);
 	else if (t->flags & TAPIMG_TARGET_EXCLUSIVE)
@@ -351,6 +468,7 @@ void tapimg_target_abort(struct tapimg_target *t)
 {
 	if (!t)
 		return;
+	each_companion(t, companion_remove);
 	if (!t->in_place || !t->existed)
 		file_remove(t->loop, t->path);
 	target_free(t);

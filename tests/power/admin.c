@@ -201,8 +201,10 @@ static bool do_commit(struct world *w)
 	empty = base == 1 && rng_pct(&w->rng, 60);
 	w->pend = PEND_OTHER;
 	ret = tapimg_commit(w->img, base, empty, 0, NULL, NULL, &err);
-	if (interrupted(w, "commit", ret, &err))
+	if (interrupted(w, "commit", ret, &err)) {
+		w->stale = true;
 		return false;
+	}
 	if (ret)
 		return refused(w, "commit", ret, &err);
 	w->pend = PEND_NONE;

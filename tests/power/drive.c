@@ -87,6 +87,8 @@ static void describe(const struct world *w)
 	const struct geo *g = &w->geo;
 	const struct sim_cfg *c = &w->cfg;
 
+	if (g->format)
+		printf("  %s variant %u;", g->format->name, g->variant);
 	printf("  %s cluster %llu refcount_bits %u%s%s%s%s%s%s%s size %llu, %u below; disk: sector %u "
 	       "align %u max_io %llu%s%s%s delay %u slow %u%% of %u; cache %llu%s\n",
 	       g->raw_top ? "raw" : g->v2 ? "v2" : "v3", 1ULL << g->cluster_bits, g->refcount_bits,
@@ -143,7 +145,8 @@ bool run_seed(uint64_t seed, const struct opts *o, struct totals *t)
 		printf("VIOLATION seed %llu generation %u: %s\n", (unsigned long long)seed,
 		       w->generation, w->fail);
 		describe(w);
-		printf("  again: test-power --seeds %llu --cuts %u --mutant %u%s --verbose\n",
+		printf("  again: test-power%s%s --seeds %llu --cuts %u --mutant %u%s --verbose\n",
+		       o->format ? " --format " : "", o->format ? o->format : "",
 		       (unsigned long long)seed, o->cuts, o->mutant, o->cold ? " --cold" : "");
 		fflush(stdout);
 	}

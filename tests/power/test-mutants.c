@@ -2,7 +2,7 @@
 /*
  * test-mutants.c - the power tests' own test: the metadata cache with one rule broken
  *
- *	test-mutants [NAME] [--verbose]
+ *	test-mutants [NAME] [--format FORMAT] [--verbose]
  *
  * Each mutant (META_MUTANT_* of meta.h) must be found out within a bounded number of seeds, by the
  * same driver and oracle that the real thing has to pass. A mutant that survives is a failure: then
@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checked.h"
 #include "world.h"
 
 #define MOST_SEEDS 3000
@@ -27,6 +28,9 @@ static const char *const mutants[META_MUTANTS] = {
 	[META_MUTANT_JOIN_EPOCH] = "join-epoch",
 };
 
+/* Formats in which each mistake would show. */
+static const char *const formats[] = { NULL, "vmdk" };
+
 static bool hunt(struct opts *o, unsigned mutant)
 {
 	struct totals t = { 0 };
@@ -35,8 +39,9 @@ static bool hunt(struct opts *o, unsigned mutant)
 	o->mutant = mutant;
 	for (seed = 1; seed <= MOST_SEEDS; seed++)
 		if (!run_seed(seed, o, &t)) {
-			printf("%-15s caught by seed %llu after %llu cuts: %s\n", mutants[mutant],
-			       (unsigned long long)seed, (unsigned long long)t.cuts, t.why);
+			printf("%s%s%-15s caught by seed %llu after %llu cuts: %s\n", o->format ? o->format : "",
+			       o->format ? " " : "", mutants[mutant], (unsigned long long)seed,
+			       (unsigned long long)t.cuts, t.why);
 			fflush(stdout);
 			return true;
 		}
@@ -48,24 +53,29 @@ static bool hunt(struct opts *o, unsigned mutant)
 int main(int argc, char **argv)
 {
 	struct opts o = { .cuts = 5, .tmp = "/dev/shm", .no_qemu = true };
-	const char *only = NULL;
-	unsigned m, caught = 0, missed = 0;
+	const char *only = NULL, *format = NULL;
+	unsigned m, f, caught = 0, missed = 0;
 	int i;
 
 	for (i = 1; i < argc; i++) {
 		if (!strcmp(argv[i], "--verbose"))
 			o.verbose = true;
+		else if (!strcmp(argv[i], "--format") && i + 1 < argc)
+			format = argv[++i];
 		else
 			only = argv[i];
 	}
-	for (m = 1; m < META_MUTANTS; m++) {
-		if (only && strcmp(only, mutants[m]))
-			continue;
-		if (hunt(&o, m))
-			caught++;
-		else
-			missed++;
-	}
+	for (f = 0; f < ARRAY_SIZE(formats); f++)
+		for (m = 1; m < META_MUTANTS; m++) {
+			o.format = formats[f];
+			if ((only && strcmp(only, mutants[m])) ||
+			    (format && strcmp(format, o.format ? o.format : "qcow2")))
+				continue;
+			if (hunt(&o, m))
+				caught++;
+			else
+				missed++;
+		}
 	printf("%u passed, %u failed, 0 skipped\n", caught, missed);
 	return missed || !caught;
 }

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "checked.h"
 #include "world.h"
 
 struct plan {
@@ -38,9 +39,10 @@ static uint64_t campaign(const struct opts *o, const struct plan *p)
 		    (p->seconds && time(NULL) - start >= (time_t)p->seconds))
 			break;
 	}
-	printf("power%s: %llu seeds, %llu cuts, %llu clean closes, %llu requests, %llu administrative "
+	printf("power%s%s%s: %llu seeds, %llu cuts, %llu clean closes, %llu requests, %llu administrative "
 	       "operations (%llu refused), %llu looks by qemu-img, %ld s: %llu violations\n",
-	       o->cold ? " (cold)" : "", (unsigned long long)t.seeds, (unsigned long long)t.cuts,
+	       o->format ? " " : "", o->format ? o->format : "", o->cold ? " (cold)" : "",
+	       (unsigned long long)t.seeds, (unsigned long long)t.cuts,
 	       (unsigned long long)t.clean, (unsigned long long)t.requests,
 	       (unsigned long long)t.admin, (unsigned long long)t.refused,
 	       (unsigned long long)t.qemu, (long)(time(NULL) - start), (unsigned long long)bad);
@@ -51,8 +53,9 @@ static uint64_t campaign(const struct opts *o, const struct plan *p)
 /* What make check and make check-long run. */
 static int standard(struct opts *o, struct plan *p)
 {
+	static const char *const others[] = { "vmdk" };
 	bool is_long = getenv("TAPIMG_LONG");
-	unsigned bad = 0;
+	unsigned bad = 0, i;
 
 	p->to = UINT64_MAX;
 	p->total = is_long ? 100000 : 2500;
@@ -63,7 +66,19 @@ static int standard(struct opts *o, struct plan *p)
 	p->total = is_long ? 10000 : 600;
 	p->seconds = is_long ? 0 : 20;
 	bad += campaign(o, p) != 0;
-	printf("%u passed, %u failed, 0 skipped\n", 2 - bad, bad);
+	for (i = 0; i < ARRAY_SIZE(others); i++) {
+		o->format = others[i];
+		o->cold = false;
+		p->from = 1;
+		p->total = is_long ? 30000 : 700;
+		p->seconds = is_long ? 0 : 15;
+		bad += campaign(o, p) != 0;
+		o->cold = true;
+		p->total = is_long ? 5000 : 150;
+		p->seconds = is_long ? 0 : 5;
+		bad += campaign(o, p) != 0;
+	}
+	printf("%u passed, %u failed, 0 skipped\n", 2 + 2 * i - bad, bad);
 	return bad != 0;
 }
 
@@ -71,7 +86,7 @@ static int usage(void)
 {
 	fputs("usage: test-power [--seeds A-B] [--cuts GENERATIONS] [--total CUTS] [--seconds N]\n"
 	      "                  [--mutant NUMBER] [--cold] [--qemu|--no-qemu] [--profile NAME]\n"
-	      "                  [--keep-going] [--tmp DIR] [--verbose]\n"
+	      "                  [--format NAME] [--keep-going] [--tmp DIR] [--verbose]\n"
 	      "profiles: mixed writes reuse flushes coded zeroes\n", stderr);
 	return 2;
 }
@@ -95,7 +110,7 @@ int main(int argc, char **argv)
 		{ "seeds", 1, NULL, 's' }, { "cuts", 1, NULL, 'c' }, { "total", 1, NULL, 't' },
 		{ "seconds", 1, NULL, 'S' }, { "mutant", 1, NULL, 'm' }, { "cold", 0, NULL, 'C' },
 		{ "qemu", 0, NULL, 'q' }, { "no-qemu", 0, NULL, 'Q' },
-		{ "profile", 1, NULL, 'p' }, { "keep-going", 0, NULL, 'k' },
+		{ "profile", 1, NULL, 'p' }, { "format", 1, NULL, 'f' }, { "keep-going", 0, NULL, 'k' },
 		{ "tmp", 1, NULL, 'T' }, { "verbose", 0, NULL, 'v' }, { 0 },
 	};
 	struct opts o = { .cuts = 5, .tmp = "/dev/shm" };
@@ -116,6 +131,11 @@ int main(int argc, char **argv)
 		case 'q': o.qemu = true; break;
 		case 'Q': o.no_qemu = true; break;
 		case 'p': o.profile = optarg; break;
+		case 'f':
+			if (!wformat_find(optarg))
+				return usage();
+			o.format = optarg;
+			break;
 		case 'k': p.keep_going = true; break;
 		case 'T': o.tmp = optarg; break;
 		case 'v': o.verbose = true; break;

@@ -128,6 +128,10 @@ void world_draw(struct world *w)
 {
 	draw_disk(w);
 	draw_geo(w);
+	if (w->o->format) {
+		w->geo.format = wformat_find(w->o->format);
+		w->geo.format->draw(w);
+	}
 	if (w->geo.block_dev && w->cfg.align == 1)
 		w->cfg.align = 512;
 	w->cold = w->o->cold || rng_pct(&w->rng, 10);
@@ -187,9 +191,15 @@ void world_down(struct world *w)
 	w->loop = NULL;
 }
 
+/* of what is not raw */
+static const char *main_format(const struct world *w)
+{
+	return w->geo.format ? w->geo.format->name : "qcow2";
+}
+
 static const char *top_format(const struct world *w)
 {
-	return w->geo.raw_top ? "raw" : "qcow2";
+	return w->geo.raw_top ? "raw" : main_format(w);
 }
 
 static void set_meta(struct world *w, struct tapimg *img)
@@ -214,6 +224,8 @@ bool world_open(struct world *w)
 		w->open_flags |= TAPIMG_UNMAP;
 	if (rng_pct(&w->rng, 8))
 		w->open_flags |= TAPIMG_WRITETHROUGH;
+	if (w->stale)
+		w->open_flags |= TAPIMG_STALE_BACKING;
 	oo.flags = w->open_flags;
 	w->rdwr_layers = oo.rdwr_layers = rng_pct(&w->rng, 50) ? w->geo.below : 0;
 	ret = tapimg_open(w->loop, "sim:top", &oo, &w->img, &err);
@@ -258,13 +270,13 @@ static bool create_one(struct world *w, const char *name, const char *format, ui
 	struct sim_cfg cfg = w->cfg;
 	int ret;
 
-	if (!strcmp(format, "raw"))	/* its contents are the guest's: it needs files that grow clean */
+	if (!strcmp(format, "raw") || (w->geo.format && w->geo.format->plain(w, level)))	/* its contents are the guest's: it needs files that grow clean */
 		cfg.stale = false;
 	sim_configure(w->sim, &cfg);
 	if (level) {
 		snprintf(backing, sizeof(backing), "sim:l%u", level - 1);
 		c.backing = backing;
-		c.backing_format = level == 1 && w->geo.layer[0].raw ? "raw" : "qcow2";
+		c.backing_format = level == 1 && w->geo.layer[0].raw ? "raw" : main_format(w);
 	}
 	ret = tapimg_create(w->loop, name, &c, &err);
 	sim_configure(w->sim, &w->cfg);
@@ -313,6 +325,8 @@ static unsigned top_options(const struct world *w, struct tapimg_opt *opts, char
 
 	if (g->raw_top)
 		return 0;
+	if (g->format)
+		return g->format->options(w, g->below, opts, text);
 	snprintf(text[0], 16, "%u", 1U << g->cluster_bits);
 	opts[n++] = (struct tapimg_opt){ "cluster_size", text[0] };
 	opts[n++] = (struct tapimg_opt){ "compat", g->v2 ? "0.10" : "1.1" };
@@ -340,13 +354,16 @@ bool world_create(struct world *w)
 
 	oracle_init(&w->now, g->below ? g->layer[0].size : g->size, g->gran);
 	for (i = 0; i < g->below; i++) {
-		const char *format = g->layer[i].raw ? "raw" : "qcow2";
+		const char *format = g->layer[i].raw ? "raw" : main_format(w);
 
 		snprintf(name, sizeof(name), "sim:l%u", i);
 		snprintf(text[0], 16, "%u", 1U << g->layer[i].cluster_bits);
 		opts[0] = (struct tapimg_opt){ "cluster_size", text[0] };
+		n = !g->layer[i].raw;
+		if (n && g->format)
+			n = g->format->options(w, i, opts, text);
 		oracle_resize(&w->now, g->layer[i].size);
-		if (!create_one(w, name, format, g->layer[i].size, i, opts, !g->layer[i].raw, false) ||
+		if (!create_one(w, name, format, g->layer[i].size, i, opts, n, false) ||
 		    !fill_layer(w, name, format))
 			return false;
 	}
@@ -582,7 +599,7 @@ static void finding_fn(void *arg, char severity, const char *line)
 static bool check_layer(struct world *w, const char *name, unsigned fix, bool leaks_allowed,
 			struct tapimg_check *c)
 {
-	struct tapimg_open_opts oo = { .format = "qcow2", .cache_size = w->cache,
+	struct tapimg_open_opts oo = { .format = main_format(w), .cache_size = w->cache,
 				       .flags = TAPIMG_CHECK | TAPIMG_NO_BACKING |
 						(fix ? TAPIMG_RDWR : 0) };
 	struct tapimg_err err = { 0 };
@@ -621,11 +638,14 @@ bool world_check(struct world *w, unsigned fix, bool leaks_allowed)
 	unsigned i;
 
 	if (!w->geo.raw_top) {
+		const struct wformat *f = w->geo.format;
+
+		leaks_allowed = leaks_allowed || (f && f->leaks(w, false));
 		if (!check_layer(w, "sim:top", fix, leaks_allowed || fix, &c))
 			return false;
 		if (c.leaks && rng_pct(&w->rng, 50)) {
 			if (!check_layer(w, "sim:top", TAPIMG_FIX_LEAKS, true, &c) ||
-			    !check_layer(w, "sim:top", 0, false, &c))
+			    !check_layer(w, "sim:top", 0, f && f->leaks(w, true), &c))
 				return false;
 			w->leaky = false;
 		}
@@ -645,7 +665,7 @@ bool world_qemu(struct world *w, bool leaks_allowed)
 	FILE *p;
 	int st;
 
-	if (w->geo.raw_top || w->o->no_qemu)
+	if (w->geo.raw_top || w->geo.format || w->o->no_qemu)
 		return true;
 	snprintf(top, sizeof(top), "%s/power-%d.qcow2", w->o->tmp, (int)getpid());
 	snprintf(data, sizeof(data), "%s/power-%d.data", w->o->tmp, (int)getpid());
@@ -692,7 +712,7 @@ bool world_inspect(struct world *w, bool crash)
 		return false;
 	if ((w->o->qemu || rng_pct(&w->rng, 1)) && !world_qemu(w, leaks))
 		return false;
-	if (w->geo.raw_top)
+	if (w->geo.raw_top || (w->geo.format && !w->geo.format->snapshots))
 		return true;
 	return world_verify_snaps(w);
 }

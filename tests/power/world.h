@@ -14,8 +14,26 @@
 #define MAX_SLOTS 32
 #define MAX_LAYERS 4
 
+struct tapimg_opt;
+struct world;
+
+/* A format other than qcow2 for the top and all layers that are not raw: formats.c. */
+struct wformat {
+	const char *name;
+	void (*draw)(struct world *w);	/* changes what was drawn for qcow2 */
+	/* options of layer @i, the top if that is geo.below; their number */
+	unsigned (*options)(const struct world *w, unsigned i, struct tapimg_opt *opts,
+			    char text[4][16]);
+	bool snapshots;
+	bool (*plain)(const struct world *w, unsigned i);	/* the bytes of its files are the guest's */
+	bool (*leaks)(const struct world *w, bool repaired);	/* does it leave space unused without a cut? */
+};
+const struct wformat *wformat_find(const char *name);
+
 /* How an image and its chain are made. */
 struct geo {
+	const struct wformat *format;	/* NULL: qcow2 */
+	unsigned variant;		/* the format's own, of the top */
 	unsigned cluster_bits, refcount_bits;
 	bool v2, ext_l2, lazy, data_file, zstd, raw_top, prealloc_meta;
 	bool block_dev;
@@ -24,7 +42,7 @@ struct geo {
 	unsigned below;			/* layers under the top */
 	struct {
 		bool raw;
-		unsigned cluster_bits;
+		unsigned cluster_bits, variant;
 		uint64_t size;
 	} layer[MAX_LAYERS];
 };
@@ -67,6 +85,7 @@ struct opts {
 	unsigned mutant;
 	unsigned cuts;			/* generations for each seed */
 	const char *profile;
+	const char *format;		/* NULL: qcow2 */
 	const char *tmp;		/* directory for images shown to qemu-img */
 };
 
@@ -89,6 +108,7 @@ struct world {
 	struct wsnap *pend_snap;
 	bool exists;			/* the image has been made */
 	bool leaky;			/* leaks are to be expected */
+	bool stale;			/* a commit was cut: the base may look changed to its child */
 	unsigned inflight;
 	unsigned stalls;
 	struct slot slot[MAX_SLOTS];

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* formats.c - the formats besides qcow2 that the power tests make their images of */
+#include <stdio.h>
+#include <string.h>
+
+#include "checked.h"
+#include "world.h"
+
+/* ------------------------------------------------------------------------ VMDK */
+
+enum { V_SPARSE, V_ZEROED, V_SPLIT, V_SPLIT_ZEROED, V_COWD, V_FLAT, V_SPLIT_FLAT, V_KINDS };
+
+static const char *const vmdk_subformats[] = {
+	"monolithicSparse", "monolithicSparse", "twoGbMaxExtentSparse", "twoGbMaxExtentSparse",
+	"vmfsSparse", "monolithicFlat", "twoGbMaxExtentFlat",
+};
+
+static unsigned vmdk_bits(struct rng *r, unsigned variant)
+{
+	if (variant == V_COWD)
+		return rng_pct(r, 60) ? 9 : 9 + rng_below(r, 4);
+	return 9 + rng_below(r, 8);
+}
+
+static void vmdk_draw(struct world *w)
+{
+	struct rng *r = &w->rng;
+	struct geo *g = &w->geo;
+
+	g->raw_top = g->v2 = g->ext_l2 = g->lazy = g->data_file = g->prealloc_meta = false;
+	g->variant = rng_below(r, g->below ? V_FLAT : V_KINDS);
+	g->cluster_bits = vmdk_bits(r, g->variant);
+	g->block_dev = g->variant <= V_ZEROED && rng_pct(r, 10);
+	g->gran = 512;
+	/* few grains and many, but never more tables than the disk has place for */
+	g->size = MIN(rng_range(r, 3, rng_pct(r, 15) ? 3000 : 300) << g->cluster_bits, 16 * MiB);
+	if (rng_pct(r, 40))
+		g->size += rng_range(r, 1, 64) * 512;
+	for (unsigned i = 0; i < g->below; i++) {
+		g->layer[i].raw = false;
+		g->layer[i].variant = rng_below(r, i ? V_FLAT : V_KINDS);
+		g->layer[i].cluster_bits = vmdk_bits(r, g->layer[i].variant);
+		g->layer[i].size = rng_pct(r, 40) ? rng_range(r, 1, g->size / 512) * 512 : g->size;
+	}
+}
+
+static unsigned vmdk_options(const struct world *w, unsigned i, struct tapimg_opt *opts,
+			     char text[4][16])
+{
+	const struct geo *g = &w->geo;
+	unsigned variant = i < g->below ? g->layer[i].variant : g->variant, n = 0;
+	unsigned bits = i < g->below ? g->layer[i].cluster_bits : g->cluster_bits;
+	uint64_t size = i < g->below ? g->layer[i].size : g->size;
+
+	opts[n++] = (struct tapimg_opt){ "subformat", vmdk_subformats[variant] };
+	if (variant < V_FLAT) {
+		snprintf(text[0], 16, "%u", 1U << bits);
+		opts[n++] = (struct tapimg_opt){ "grain_size", text[0] };
+	}
+	if (variant == V_ZEROED || variant == V_SPLIT_ZEROED)
+		opts[n++] = (struct tapimg_opt){ "zeroed_grain", "on" };
+	if (variant == V_SPLIT || variant == V_SPLIT_ZEROED || variant == V_SPLIT_FLAT) {
+		snprintf(text[1], 16, "%llu", round_up(size / 3, 1ULL << bits) + (1ULL << bits));
+		opts[n++] = (struct tapimg_opt){ "extent_size", text[1] };
+	}
+	return n;
+}
+
+static bool vmdk_plain(const struct world *w, unsigned i)
+{
+	return (i < w->geo.below ? w->geo.layer[i].variant : w->geo.variant) >= V_FLAT;
+}
+
+/* Freed grains stay in the file; not every table finds a place when the others are moved together. */
+static bool vmdk_leaks(const struct world *w, bool repaired)
+{
+	return !repaired || w->geo.variant == V_COWD || w->geo.cluster_bits < 11;
+}
+
+static const struct wformat formats[] = {
+	{ .name = "vmdk", .draw = vmdk_draw, .options = vmdk_options, .plain = vmdk_plain,
+	  .leaks = vmdk_leaks },
+};
+
+const struct wformat *wformat_find(const char *name)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(formats); i++)
+		if (!strcmp(formats[i].name, name))
+			return &formats[i];
+	return NULL;
+}
