@@ -14,6 +14,8 @@
 #define VAL_HELP	(OPT_LONG + 98)
 #define VAL_OBJECT	(OPT_LONG + 99)
 #define VAL_UNTRUSTED	(OPT_LONG + 97)
+#define VAL_ANY_EXTENT	(OPT_LONG + 96)
+#define VAL_STALE	(OPT_LONG + 95)
 
 /* ---------------------------------------------------------------- messages */
 
@@ -117,6 +119,9 @@ static void help_command(const struct cli *c, FILE *out)
 		else
 			fprintf(out, "%-28s%s\n", head, o->help);
 	}
+	fprintf(out, "%-28s%s\n%-28s%s\n", "  --any-extent",
+		"open extents of a VMDK wherever it says", "  --stale-backing",
+		"read above a backing file that has changed since (VMDK)");
 	fprintf(out, "%-28s%s\n%-28s%s\n", "  --untrusted",
 		"open no other file that an image names", "  -h, --help", "print this help");
 	if (c->command->notes)
@@ -165,6 +170,8 @@ static void make_tables(struct cli *c)
 	add_long(&l, "help", no_argument, VAL_HELP);
 	add_long(&l, "object", required_argument, VAL_OBJECT);
 	add_long(&l, "untrusted", no_argument, VAL_UNTRUSTED);
+	add_long(&l, "any-extent", no_argument, VAL_ANY_EXTENT);
+	add_long(&l, "stale-backing", no_argument, VAL_STALE);
 	for (const struct option_desc *o = c->command->options; o->val && n < CLI_MAX_OPTS; o++, n++) {
 		bool optional = o->arg && o->arg[0] == '[';
 
@@ -221,6 +228,12 @@ int cli_getopt(struct cli *c)
 			cli_help(c, stdout);
 			c->status = 0;
 			return -1;
+		case VAL_ANY_EXTENT:
+			c->any_extent = true;
+			break;
+		case VAL_STALE:
+			c->stale_backing = true;
+			break;
 		case VAL_UNTRUSTED:
 			c->untrusted = true;
 			continue;

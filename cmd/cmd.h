@@ -118,6 +118,8 @@ struct cli {
 	int status;			/* exit code once cli_getopt() has answered -1 */
 	bool secrets;			/* an --object was given */
 	bool debug;			/* util.c: --debug was given */
+	bool any_extent;		/* --any-extent: cli_open() opens extents outside the image's folder too */
+	bool stale_backing;		/* --stale-backing: TAPIMG_STALE_BACKING */
 	bool untrusted;			/* --untrusted: cli_open() opens no other file an image names */
 	struct tapimg_loop *loop;	/* made by cli_loop() */
 	char shorts[2 * CLI_MAX_OPTS + 3];

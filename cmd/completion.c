@@ -66,7 +66,7 @@ static void bash_option_names(const struct command *cmd)
 		if (o->name)
 			printf(" --%s", o->name);
 	}
-	fputs(program.long_options ? " --untrusted -h --help" : " -h", stdout);
+	fputs(program.long_options ? " --any-extent --stale-backing --untrusted -h --help" : " -h", stdout);
 }
 
 static void bash_command(const struct command *cmd)
@@ -198,7 +198,9 @@ static void zsh(void)
 				zsh_spec(o, false);
 		}
 		if (program.long_options)
-			printf("\t\t\t'--untrusted[open no other file that an image names]' \\\n"
+			printf("\t\t\t'--any-extent[open extents of a VMDK wherever it says]' \\\n"
+			       "\t\t\t'--stale-backing[read above a changed backing file]' \\\n"
+			       "\t\t\t'--untrusted[open no other file that an image names]' \\\n"
 			       "\t\t\t'(-h --help)'{-h,--help}'[print this help]' '*:file:_files';;\n");
 		else
 			printf("\t\t\t'-h[print this help]' '*:file:_files';;\n");

@@ -69,10 +69,18 @@ static bool refuse_all(void *arg, enum tapimg_role role, const char *referrer, c
 	return role == TAPIMG_ROLE_IMAGE;
 }
 
+static bool allow_all(void *arg, enum tapimg_role role, const char *referrer, const char *path)
+{
+	return true;
+}
+
 int cli_open(struct cli *c, const char *name, const struct cli_image *how, unsigned flags,
 	     struct tapimg **out)
 {
-	struct tapimg_open_opts opts = { .flags = flags, .gate = c->untrusted ? refuse_all : NULL };
+	struct tapimg_open_opts opts = {
+		.flags = flags | (c->stale_backing ? TAPIMG_STALE_BACKING : 0),
+		.gate = c->untrusted ? refuse_all : c->any_extent ? allow_all : NULL,
+	};
 	struct tapimg_err err = { 0 };
 	char *listed = NULL;
 	int ret;

@@ -645,6 +645,24 @@ int vmdk_sparse_check(struct tapimg *img, struct vmdk_extent *x, unsigned fix,
 	return ret;
 }
 
+/* The size in the header counts; a resize that was cut off leaves another one in the descriptor inside. */
+static int size_check(struct tapimg *img, unsigned fix,
+		      void (*report)(void *arg, char severity, const char *line), void *arg,
+		      struct tapimg_err *err)
+{
+	struct vmdk *v = vmdk_of(img);
+	struct vmdk_extent *x = v->x;
+	int ret;
+
+	if (!x->line || x->file != img->file || !v->desc_max || x->line->sectors * VMDK_SECTOR == x->len)
+		return 0;
+	report(arg, 'I', "the descriptor has an older size than the header");
+	if (!fix)
+		return 0;
+	ret = vmdk_desc_set_sectors(&v->desc, x->line->number, x->len / VMDK_SECTOR);
+	return ret ? err_errno(err, ret, "%s", img->name) : vmdk_desc_write(img, err);
+}
+
 int vmdk_check(struct tapimg *img, unsigned fix, struct tapimg_check *out,
 	       void (*report)(void *arg, char severity, const char *line), void *arg,
 	       struct tapimg_err *err)
@@ -660,6 +678,8 @@ int vmdk_check(struct tapimg *img, unsigned fix, struct tapimg_check *out,
 		if (!ret && fix && x->writable && (x->kind == &vmdk_sparse || x->kind == &vmdk_cowd))
 			ret = vmdk_sparse_load(img, x, err);
 	}
+	if (!ret)
+		ret = size_check(img, fix, report, arg, err);
 	meta_drop(img->meta);
 	return ret;
 }

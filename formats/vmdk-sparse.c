@@ -25,7 +25,7 @@
 struct head {
 	uint64_t capacity, grain, gd, rgd, overhead;
 	uint32_t gtes, flags, version;
-	uint64_t ngd;
+	uint64_t ngd, free;
 };
 
 static int bad_head(const struct vmdk_extent *x, const char *what, uint64_t value,
@@ -75,13 +75,16 @@ static void cowd_head(const uint8_t *p, struct head *h)
 	h->gd = get_le32(p + VC_GD);
 	h->ngd = get_le32(p + VC_NGD);
 	h->gtes = VC_GTES;
+	h->free = get_le32(p + VC_FREE);
 	/* a directory that had to grow lies among the grains */
 	h->overhead = VC_LEN / VMDK_SECTOR;
 	if (h->gd == h->overhead)
 		h->overhead += div_up(h->ngd * 4, VMDK_SECTOR);
 }
 
-static int head_check(struct vmdk_extent *x, struct head *h, bool cowd, struct tapimg_err *err)
+/* @inside: the descriptor is in this file, whose header says how large the disk is. */
+static int head_check(struct vmdk_extent *x, struct head *h, bool cowd, bool inside,
+		      struct tapimg_err *err)
 {
 	uint64_t span, need;
 
@@ -103,7 +106,7 @@ static int head_check(struct vmdk_extent *x, struct head *h, bool cowd, struct t
 	if (cowd && h->ngd < need)
 		return bad_head(x, "number of entries of the grain directory", h->ngd, err);
 	h->ngd = need;
-	if (x->line && x->len > h->capacity * VMDK_SECTOR)
+	if (x->line && !inside && x->len > h->capacity * VMDK_SECTOR)
 		return err_set(err, -EINVAL, "%s: has %" PRIu64 " sectors, of which the descriptor wants %"
 			       PRIu64, x->path, h->capacity, x->line->sectors);
 	return 0;
@@ -172,8 +175,12 @@ static void set_layout(struct tapimg *img, struct vmdk_extent *x, const struct h
 		end = part_end(s, s->rgd_off, gd_len, end);
 	end = tables_end(s, s->gd, end);
 	s->data_min = tables_end(s, s->rgd, end);
-	/* a writer may have been here that did not come to the end, or grew the file ahead */
+	/* the last grain may be cut short in the file; its place is taken all the same */
 	s->end = round_up(MAX(x->file->size, s->overhead), s->cowd ? VMDK_SECTOR : align);
+	if (s->cowd)
+		s->end = MAX(s->end, MIN(h->free * VMDK_SECTOR, s->end + x->grain));
+	else if (!is_aligned(s->overhead, align))	/* grains may lie anywhere */
+		s->end += align;
 	s->clean = x->file->grows_clean && !x->file->block_dev ? MAX(x->file->size, s->end) : UINT64_MAX;
 }
 
@@ -231,7 +238,7 @@ int vmdk_sparse_load(struct tapimg *img, struct vmdk_extent *x, struct tapimg_er
 	if (!ret && x->grow_to)
 		h.capacity = x->grow_to / VMDK_SECTOR;
 	if (!ret)
-		ret = head_check(x, &h, cowd, err);
+		ret = head_check(x, &h, cowd, x->file == img->file && vmdk_of(img)->desc_max, err);
 	if (ret)
 		return ret;
 	x->dirty_found = p[x->kind->unclean_at];

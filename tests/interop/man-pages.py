@@ -17,7 +17,7 @@ import sys
 
 from libinterop import SRC, TAPIMG, Counter, Failed, have, sh
 
-COMMON = {'--untrusted', '--object'}            # of every verb, in tapimg(1)
+COMMON = {'--untrusted', '--any-extent', '--stale-backing', '--object'}            # of every verb, in tapimg(1)
 
 
 def page(name):
