@@ -364,7 +364,10 @@ static uint64_t simf_allocated(struct file *f)
 
 static void simf_close(struct file *f)
 {
-	((struct sim_node *)f->priv)->opens--;
+	struct sim_node *n = f->priv;
+
+	if (!--n->opens && n->gone)
+		node_free(n);
 }
 
 static const struct file_ops sim_file_ops = {
@@ -444,8 +447,15 @@ int sim_prov_rename(struct file_provider *p, const char *from, const char *to)
 	name = strdup(bare(to));
 	if (!name)
 		return -ENOMEM;
-	if (old && old != n)
+	if (old && old != n && old->opens) {	/* lives on for those who have it open */
+		old->gone = true;
+		free(old->name);
+		old->name = strdup("");
+		if (!old->name)
+			abort();
+	} else if (old && old != n) {
 		node_free(old);
+	}
 	free(n->name);
 	n->name = name;
 	sim_step(s);

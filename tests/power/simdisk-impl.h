@@ -24,6 +24,7 @@ struct sim_node {
 	uint64_t touched_pages;		/* pages that @touched has room for */
 	bool block_dev, stale;
 	unsigned opens;
+	bool gone;			/* it has no name any more */
 	struct list log;		/* of struct sim_ev */
 };
 
