@@ -145,16 +145,35 @@ static void gate_step(struct tapimg *img)
 		gate_end(img, ret);
 }
 
+/* There is nobody who could notice, or nothing that could change. */
+static bool keeps_cid(const struct tapimg *img)
+{
+	const struct vmdk *v = vmdk_of(img);
+
+	return !v->desc.text || !v->desc.has_cid || v->unfinished || img->flags & TAPIMG_CHECK;	/* G3 */
+}
+
+int vmdk_gate_cid(struct tapimg *img, struct tapimg_err *err)
+{
+	struct vmdk_gate *g = &vmdk_of(img)->gate;
+	int ret = 0;
+
+	if (!g->cid_done && !keeps_cid(img)) {
+		ret = change_ids(vmdk_of(img));
+		ret = ret ? err_errno(err, ret, "%s", img->name) : vmdk_desc_write(img, err);
+	}
+	g->cid_done |= !ret;
+	return ret;
+}
+
 int vmdk_gate_start(struct tapimg *img, struct vmdk_extent *x)
 {
-	struct vmdk *v = vmdk_of(img);
-	struct vmdk_gate *g = &v->gate;
+	struct vmdk_gate *g = &vmdk_of(img)->gate;
 
 	if (img->failed)
 		return img->failed;
 	if (!g->x) {
-		if (!v->desc.text || !v->desc.has_cid || v->unfinished || img->flags & TAPIMG_CHECK)
-			g->cid_done = true;	/* G3 */
+		g->cid_done |= keeps_cid(img);
 		g->x = x;
 		g->step = STEP_CID;
 		gate_step(img);

@@ -430,6 +430,9 @@ int vmdk_resize(struct tapimg *img, uint64_t size, enum tapimg_prealloc prealloc
 	if (prealloc == TAPIMG_PREALLOC_METADATA || (prealloc != TAPIMG_PREALLOC_OFF &&
 						     x->kind != &vmdk_flat))
 		return err_set(err, -ENOTSUP, "%s: only flat extents can be preallocated", img->name);
+	ret = vmdk_gate_cid(img, err);
+	if (ret)
+		return ret;
 	meta_drop(img->meta);
 	ret = size > img->size ? grow(img, size, prealloc, err) : shrink(img, size, err);
 	for (unsigned i = 0; i < v->nx; i++)

@@ -271,6 +271,11 @@ static inline int vmdk_gate(struct tapimg *img, struct vmdk_extent *x)
 {
 	return x->marked ? 0 : vmdk_gate_start(img, x);
 }
+/*
+ * Blocking: the content id changes now.  For what changes the descriptor's text in memory and writes to the disk
+ * before the text goes out: the gate would write it too early.
+ */
+int vmdk_gate_cid(struct tapimg *img, struct tapimg_err *err);
 void vmdk_gate_init(struct tapimg *img);
 /* Everything is durable: takes the marks away. */
 int vmdk_gate_close(struct tapimg *img);
