@@ -27,6 +27,7 @@
 #include "vmdk.h"
 
 #define COUNT_MEMORY (1 * GiB)
+#define MOVES 3
 
 struct chk {
 	struct tapimg *img;
@@ -374,7 +375,6 @@ static int count_directory(struct chk *c, const uint32_t *gd, uint64_t at)
 
 	if (!gd || at < c->start)
 		return 0;
-	c->kept = MAX(c->kept, round_up(at + len, c->unit));
 	return count(c, &c->meta, &c->nmeta, at, len);
 }
 
@@ -432,6 +432,40 @@ static uint64_t table_place(struct chk *c)
 	}
 	c->table_at += table_len(c);
 	return c->table_at - table_len(c);
+}
+
+/* A directory that lies behind the limit moves, and the header with it. */
+static int directory_move(struct chk *c, const uint32_t *gd, uint64_t *off, uint32_t field)
+{
+	uint64_t len = c->s->ngd * 4ULL, hole;
+	uint8_t *b, head[8];
+	int ret;
+
+	if (!gd || *off < c->start || *off + len <= c->limit * c->unit)
+		return 0;
+	if (!hole_next(c, div_up(len, c->unit), &c->table_hole, &hole)) {
+		c->kept = MAX(c->kept, *off + len);
+		return 0;
+	}
+	b = file_buf(len);
+	if (!b)
+		return err_errno(c->err, -ENOMEM, "%s", c->x->path);
+	for (uint32_t i = 0; i < c->s->ngd; i++)
+		put_le32(b + 4ULL * i, gd[i]);
+	hole *= c->unit;
+	ret = file_pwrite(c->x->file, b, len, hole);
+	free(b);
+	if (ret)
+		return failed(c, ret, "writing the grain directory", hole);
+	ret = flush(c);		/* R1 */
+	if (ret)
+		return ret;
+	put_le64(head, hole / VMDK_SECTOR);
+	ret = file_pwrite(c->x->file, head, c->s->cowd ? 4 : 8, field);
+	if (ret)
+		return failed(c, ret, "writing the header", 0);
+	*off = hole;
+	return 0;
 }
 
 static int table_move(struct chk *c, bool second, uint32_t i)
@@ -494,13 +528,18 @@ static uint64_t leaks_count(struct chk *c)
 	return n;
 }
 
-static int leaks_repair(struct chk *c, uint64_t leaks)
+/* All moves once.  c->kept is 0 afterwards if everything has found a place. */
+static int move_down(struct chk *c)
 {
-	uint64_t end;
 	int ret = 0;
 
 	c->limit = c->start / c->unit + c->ndata + c->nmeta;
 	c->hole = c->table_hole = c->start / c->unit;
+	c->table_at = c->table_end = c->kept = 0;
+	if (c->s->rgd_off != c->s->gd_off)
+		ret = directory_move(c, c->s->rgd, &c->s->rgd_off, VH_RGD);
+	if (!ret && c->s->rgd_off != c->s->gd_off)
+		ret = directory_move(c, c->s->gd, &c->s->gd_off, c->s->cowd ? VC_GD : VH_GD);
 	for (uint32_t i = 0; i < c->s->ngd && !ret; i++) {
 		ret = table_move(c, false, i);
 		if (!ret && c->s->rgd && c->s->rgd[i] != c->s->gd[i])
@@ -508,6 +547,42 @@ static int leaks_repair(struct chk *c, uint64_t leaks)
 	}
 	for (uint32_t i = 0; i < c->s->ngd && !ret; i++)
 		ret = grains_move(c, i);
+	return ret;
+}
+
+/* Counts anew who uses what, all of it being sound. */
+static int recount(struct chk *c)
+{
+	int ret;
+
+	counts_free(&c->data);
+	counts_free(&c->meta);
+	counts_init(&c->data, COUNT_MEMORY);
+	counts_init(&c->meta, COUNT_MEMORY);
+	c->ndata = c->nmeta = 0;
+	ret = count_tables(c);
+	for (uint32_t i = 0; i < c->s->ngd && !ret; i++) {
+		if (!table_sound(c, c->s->gd[i]))
+			continue;
+		ret = table_read(c, c->s->gd[i], c->t);
+		for (uint32_t k = 0; k < 1U << c->s->gt_bits && !ret; k++)
+			if (is_data(c, c->t[k]))
+				ret = count(c, &c->data, &c->ndata, c->t[k] * VMDK_SECTOR, c->x->grain);
+	}
+	return ret;
+}
+
+static int leaks_repair(struct chk *c, uint64_t leaks)
+{
+	uint64_t end;
+	int ret = move_down(c);
+
+	/* tables that were moved may need more units than before, so that others did not find a place */
+	for (unsigned i = 0; i < MOVES && !ret && c->kept; i++) {
+		ret = recount(c);
+		if (!ret)
+			ret = move_down(c);
+	}
 	if (ret)
 		return ret;
 	end = round_up(MAX(c->limit * c->unit, c->kept), c->unit);

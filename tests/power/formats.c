@@ -41,7 +41,10 @@ static void vmdk_draw(struct world *w)
 		g->layer[i].variant = rng_below(r, i ? V_FLAT : V_KINDS);
 		g->layer[i].cluster_bits = vmdk_bits(r, g->layer[i].variant);
 		g->layer[i].size = rng_pct(r, 40) ? rng_range(r, 1, g->size / 512) * 512 : g->size;
+		w->cfg.stale = w->cfg.stale && g->layer[i].variant < V_FLAT;
 	}
+	/* the contents of plain files are the guest's: they need files that grow clean */
+	w->cfg.stale = w->cfg.stale && g->variant < V_FLAT;
 }
 
 static unsigned vmdk_options(const struct world *w, unsigned i, struct tapimg_opt *opts,
