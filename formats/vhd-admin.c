@@ -14,8 +14,11 @@ int vhd_reload(struct tapimg *img, struct tapimg_err *err)
 {
 	struct vhd *v = vhd_of(img);
 	struct vhd_look l;
-	int ret = file_refresh(img->file);
+	int ret = v->fixed ? 0 : vhd_batmap_store(img, err);
 
+	if (ret)
+		return ret;
+	ret = file_refresh(img->file);
 	if (ret)
 		return err_errno(err, ret, "%s", img->name);
 	ret = vhd_look(img->file, 0, &l, err);

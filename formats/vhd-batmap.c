@@ -35,6 +35,15 @@ static bool map_placed(const struct vhd *v, const struct vhd_look *l)
 	       checked_range(b->off, len, l->eof);
 }
 
+void vhd_batmap_clear(struct vhd *v, uint32_t blk)
+{
+	if (!v->batmap || blk >= (uint64_t)v->look.batmap.sectors * VHD_SECTOR * 8 ||
+	    !vhd_bit(v->batmap, blk))
+		return;
+	vhd_bit_set(v->batmap, blk, false);
+	v->batmap_dirty = true;
+}
+
 void vhd_batmap_renew(struct tapimg *img)
 {
 	struct vhd *v = vhd_of(img);

@@ -89,8 +89,8 @@ static void check_footers(struct check *c)
 		say(c, 'L', "there is no footer at the end, as after a crash: the copy at 0 counts");
 		c->footers |= found(c, 'L');
 	} else if (!c->v->fixed && l->has_copy && !vhd_footer_equal(&l->copy, &l->primary)) {
-		say(c, 'E', "primary and backup footers do not match");
-		c->footers |= found(c, 'E');
+		say(c, 'L', "primary and backup footers do not match, as after a crash: the copy at 0 counts");
+		c->footers |= found(c, 'L');
 	}
 }
 
@@ -269,10 +269,8 @@ static int check_tails(struct check *c)
 		    "file", blk, host, n);
 		if (found(c, 'E'))
 			ret = tail_bits(c, host, first, true, &n);
-		if (!ret && c->fix & TAPIMG_FIX_ERRORS && v->batmap) {
-			vhd_bit_set(v->batmap, blk, false);
-			v->batmap_dirty = true;
-		}
+		if (!ret && c->fix & TAPIMG_FIX_ERRORS)
+			vhd_batmap_clear(v, blk);
 		c->footers |= !!(c->fix & TAPIMG_FIX_ERRORS);
 	}
 	return ret;
@@ -301,10 +299,8 @@ static void check_batmap(struct check *c)
 			continue;
 		if (!stale++)
 			say(c, 'L', "batmap shows unallocated block %u full", i);
-		if (c->fix & TAPIMG_FIX_LEAKS) {
-			vhd_bit_set(v->batmap, i, false);
-			v->batmap_dirty = true;
-		}
+		if (c->fix & TAPIMG_FIX_LEAKS)
+			vhd_batmap_clear(v, i);
 	}
 	c->out->leaks += stale;
 	c->out->leaks_fixed += c->fix & TAPIMG_FIX_LEAKS ? stale : 0;

@@ -303,15 +303,6 @@ static int create_parent(const struct create *c, struct vhd_create *p, struct ta
 				   &p->parent_time, err);
 }
 
-char *vhd_stored_path(const char *path)
-{
-	char *out = NULL;
-
-	if (*path == '/' || !strncmp(path, "./", 2) || !strncmp(path, "../", 3))
-		return strdup(path);
-	return asprintf(&out, "./%s", path) < 0 ? NULL : out;
-}
-
 int vhd_parent_identity(const char *name, const char *format, struct tapimg *parent,
 			uint8_t uuid[16], uint32_t *time, struct tapimg_err *err)
 {

@@ -2,14 +2,15 @@
 /*
  * vhd-locator.c - names of parents: UTF-16 and UTF-8, Windows paths and ours
  *
- * A decoded name is a path with slashes and never anything else: one that is not absolute begins
- * with "./" or "../", so that nothing an image says can be taken for a scheme.
+ * A decoded name is a path with slashes: one that is not absolute begins with "./" or "../".  Names of
+ * providers ("nbd://...") are taken as they are; a Windows drive is none, nor is "json:".
  */
 #include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "name.h"
 #include "vhd.h"
 
 /* --------------------------------------------------------------------- UTF-16 */
@@ -134,19 +135,21 @@ static void swap_chars(char *s, char from, char to)
 			*s = to;
 }
 
-/* Takes @s over. Paths that are not absolute get a "./" in front. */
-static char *plain_path(char *s)
+char *vhd_stored_path(const char *path)
 {
+	bool scheme = name_has_scheme(path) && path[1] != ':' && strncmp(path, "json:", 5);
 	char *out = NULL;
 
-	if (!s || !*s) {
-		free(s);
-		return NULL;
-	}
-	if (*s == '/' || !strncmp(s, "./", 2) || !strncmp(s, "../", 3))
-		return s;
-	if (asprintf(&out, "./%s", s) < 0)
-		out = NULL;
+	if (*path == '/' || !strncmp(path, "./", 2) || !strncmp(path, "../", 3) || scheme)
+		return strdup(path);
+	return asprintf(&out, "./%s", path) < 0 ? NULL : out;
+}
+
+/* Takes @s over. */
+static char *plain_path(char *s)
+{
+	char *out = s && *s ? vhd_stored_path(s) : NULL;
+
 	free(s);
 	return out;
 }

@@ -99,11 +99,8 @@ static int drop_blocks(struct tapimg *img, uint32_t first, uint32_t end, struct 
 	ret = file_pread(img->file, buf, len, v->table_off + 4ULL * first);
 	for (uint64_t i = 0; i < len && !ret; i += 4)
 		any |= get_be32(buf + i) != VHD_UNUSED;
-	for (uint32_t i = first; i < end && v->batmap && !ret; i++)
-		if (i < v->look.batmap.sectors * VHD_SECTOR * 8ULL && vhd_bit(v->batmap, i)) {
-			vhd_bit_set(v->batmap, i, false);
-			v->batmap_dirty = true;
-		}
+	for (uint32_t i = first; i < end && !ret; i++)
+		vhd_batmap_clear(v, i);
 	if (!ret && any) {
 		memset(buf, 0xff, len);
 		ret = file_pwrite(img->file, buf, len, v->table_off + 4ULL * first);
@@ -132,8 +129,10 @@ static int sparse_shrink(struct tapimg *img, uint64_t size, struct tapimg_err *e
 		ret = vhd_reload(img, err);
 	if (!ret)
 		ret = drop_blocks(img, v->entries, v->look.header.max_bat, err);
+	v->batmap_dirty |= v->batmap != NULL;	/* what is summed has changed */
 	if (!ret)
-		v->batmap_dirty |= v->batmap != NULL;	/* what is summed has changed */
+		ret = vhd_reload(img, err);	/* finds the new end */
+	v->footer_moved = true;
 	return ret;
 }
 
@@ -182,6 +181,7 @@ static int sparse_grow(struct tapimg *img, uint64_t size, struct tapimg_err *err
 	img->cluster = cluster;
 	if (!ret)
 		ret = write_copy(img, size, err);
+	v->batmap_dirty |= v->batmap != NULL;	/* what is summed has changed */
 	return ret ? ret : vhd_reload(img, err);
 }
 

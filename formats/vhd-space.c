@@ -76,8 +76,10 @@ int vhd_space_scan(struct tapimg *img, struct tapimg_err *err)
 		uint32_t e = t.entry[i];
 		const char *bad;
 
-		if (e == VHD_UNUSED)
+		if (e == VHD_UNUSED) {
+			vhd_batmap_clear(v, i);
 			continue;
+		}
 		bad = vhd_entry_check(v, e, img->file->size);
 		if (bad)
 			ret = err_set(err, -EUCLEAN, "%s: block %u is said to be at sector 0x%x: %s: it can be "

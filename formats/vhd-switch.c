@@ -272,5 +272,6 @@ int vhd_switch(struct tapimg *img, struct vhd_next *n, struct tapimg_err *err)
 		ret = come_home(img, n);
 	if (ret)
 		return err_errno(err, ret, "%s: writing the tables", img->name);
+	v->batmap_dirty = false;	/* it was part of that */
 	return vhd_reload(img, err);
 }

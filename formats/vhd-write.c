@@ -351,8 +351,8 @@ int vhd_unmap(struct tapimg *img, uint64_t off, uint64_t len, unsigned flags, ui
 	uint32_t entry;
 
 	*done = 0;
-	/* with a parent nothing can be said but by data; what may be the end of a block is one */
-	if (v->diff || flags & UNMAP_EXPLICIT || off & (v->block - 1) ||
+	/* over something nothing can be said but by data, also when it is no longer the stored parent */
+	if (v->diff || img->backing || flags & UNMAP_EXPLICIT || off & (v->block - 1) ||
 	    (len < v->block && off + len != img->size))
 		return 0;
 	if (!meta_room(img->meta, 1))
@@ -370,10 +370,7 @@ int vhd_unmap(struct tapimg *img, uint64_t off, uint64_t len, unsigned flags, ui
 		return 0;
 	put_be32(meta_dirty(img->meta, b, VHD_RANK_BAT) + (at & (VHD_SECTOR - 1)), VHD_UNUSED);
 	meta_free(img->meta, (uint64_t)entry * VHD_SECTOR, block_total(v));
-	if (v->batmap && vhd_bit(v->batmap, blk)) {
-		vhd_bit_set(v->batmap, blk, false);
-		v->batmap_dirty = true;
-	}
+	vhd_batmap_clear(v, blk);
 	v->footer_moved = true;
 	*done = MIN(len, v->block);
 	return 0;

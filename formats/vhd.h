@@ -203,6 +203,8 @@ uint64_t vhd_locator_space(const struct vhd_locator *l);
 const char *vhd_locator_code_name(uint32_t code);
 /* @path relative to the folder of @from ("./a.vhd", "../x/a.vhd"); absolute where that fails. malloc'd. */
 char *vhd_relative_path(const char *from, const char *path);
+/* The path as locators have it, absolute or with "./" or "../" in front; malloc'd, NULL: no memory. */
+char *vhd_stored_path(const char *path);
 
 /*
  * vhd-device.c: the one path that a file or volume goes by in chains: /dev/mapper's for logical volumes,
@@ -359,6 +361,8 @@ uint64_t vhd_space_limit(const struct file *f);		/* blocks end at or before this
 int vhd_batmap_load(struct tapimg *img, struct tapimg_err *err);
 /* What is summed: as Xen's tools count it, in whole sectors, for blocks of 2 MiB. */
 uint64_t vhd_batmap_summed(const struct vhd_footer *f, const struct vhd_batmap_header *b);
+/* The block has gone, or lost sectors. */
+void vhd_batmap_clear(struct vhd *v, uint32_t blk);
 /* An empty map in place of one that cannot be trusted; to be stored. */
 void vhd_batmap_renew(struct tapimg *img);
 /* Writes map and header, if anything has changed. */
@@ -396,9 +400,6 @@ int vhd_parent_uuid_of(const char *format, uint8_t uuid[16]);
  */
 int vhd_parent_identity(const char *name, const char *format, struct tapimg *parent,
 			uint8_t uuid[16], uint32_t *time, struct tapimg_err *err);
-/* The path as locators have it; malloc'd, NULL: no memory. */
-char *vhd_stored_path(const char *path);
-
 /* Slots 0 and up that are written: MacX, W2ku, W2ru. */
 #define VHD_LOCATORS_WRITTEN 3
 /*
