@@ -42,6 +42,16 @@ struct control {
 	struct list jobs;		/* commits that wait for their turn */
 	struct job *job;		/* the one that runs */
 	struct task job_task;
+	unsigned mutant;		/* tests: JOB_MUTANT_* */
+};
+
+/* Breaks of one rule of job.c each, to see that the tests notice. */
+enum {
+	JOB_MUTANT_NO_FOLLOW = 1,	/* J3: what changes meanwhile is not copied again */
+	JOB_MUTANT_NO_FLUSH,		/* J1: the top is emptied before all is durable below */
+	JOB_MUTANT_NO_HOLD,		/* J4: space freed below is used at once */
+	JOB_MUTANT_LINK_FIRST,		/* J2: the middle is left out before it is copied */
+	JOB_MUTANTS
 };
 
 int control_open(struct server *s, struct tapimg_err *err);

@@ -95,6 +95,29 @@ static struct tapimg *source(const struct job *j)
 	return layer_of(disk_image(j->vbd->disk), j->layer);
 }
 
+/* --------------------------------------------------------- J2: the middle is left out */
+
+/* The name as the layer has it, where both are in the same folder; else the whole path. */
+static int relink(struct job *j, struct tapimg_err *err)
+{
+	struct tapimg *over = layer_of(disk_image(j->vbd->disk), j->layer - 1);
+	struct tapimg *src = over->backing;
+	const char *a = strrchr(over->path, '/'), *b = strrchr(src->path, '/');
+	size_t na = a ? (size_t)(a - over->path) : 0, nb = b ? (size_t)(b - src->path) : 0;
+	const char *name = src->backing_path ? src->backing_path : src->backing->path;
+	char *real = NULL;
+	int ret;
+
+	if (na == nb && !strncmp(over->path, src->path, na) && src->backing_name)
+		name = src->backing_name;
+	else if (name[0] != '/' && !file_provided(src->loop, name))
+		name = real = realpath(name, NULL);
+	ret = name ? tapimg_set_backing(over, name, src->backing->fmt->name, err) :
+		     err_errno(err, -errno, "%s", src->backing->path);
+	free(real);
+	return ret;
+}
+
 /* J4, and the size of the layer below; nothing is in flight. */
 static int prepare(struct job *j, struct tapimg_err *err)
 {
@@ -110,7 +133,9 @@ static int prepare(struct job *j, struct tapimg_err *err)
 		else
 			disk_follow(j->vbd->disk, &j->dirty);
 	}
-	if (!ret && dst->meta) {
+	if (!ret && j->control->mutant == JOB_MUTANT_LINK_FIRST && j->layer)
+		ret = relink(j, err);
+	if (!ret && dst->meta && j->control->mutant != JOB_MUTANT_NO_HOLD) {
 		meta_enter(dst->meta, &j->hold);
 		j->held = true;
 	}
@@ -200,7 +225,8 @@ static int empty_top(struct job *j, struct tapimg_err *err)
 	struct tapimg *top = source(j);
 	int ret = image_settle(top);
 
-	ret = ret ? ret : tapimg_flush(top->backing);
+	if (!ret && j->control->mutant != JOB_MUTANT_NO_FLUSH)
+		ret = tapimg_flush(top->backing);
 	if (ret)
 		return err_errno(err, ret, "%s: flushing", top->path);
 	ret = top->fmt->make_empty(top, err);
@@ -211,10 +237,11 @@ static int empty_top(struct job *j, struct tapimg_err *err)
 static int finish_top(struct job *j, struct tapimg_err *err)
 {
 	uint8_t *buf = malloc(PIECE);
-	int ret = buf ? follow(j, buf) : -ENOMEM;
+	bool mutant = j->control->mutant == JOB_MUTANT_NO_FOLLOW;
+	int ret = buf ? mutant ? 0 : follow(j, buf) : -ENOMEM;
 
 	disk_quiesce(j->vbd->disk);
-	if (!ret)
+	if (!ret && !mutant)
 		ret = copy_dirty(j, buf);
 	if (ret)
 		err_errno(err, ret, "%s", j->path);
@@ -225,39 +252,16 @@ static int finish_top(struct job *j, struct tapimg_err *err)
 	return ret;
 }
 
-/* --------------------------------------------------------- J2: the middle is left out */
-
-/* The name as the layer has it, where both are in the same folder; else the whole path. */
-static int relink(struct job *j, struct tapimg_err *err)
-{
-	struct tapimg *over = layer_of(disk_image(j->vbd->disk), j->layer - 1);
-	struct tapimg *src = over->backing;
-	const char *a = strrchr(over->path, '/'), *b = strrchr(src->path, '/');
-	size_t na = a ? (size_t)(a - over->path) : 0, nb = b ? (size_t)(b - src->path) : 0;
-	const char *name = src->backing_path ? src->backing_path : src->backing->path;
-	char *real = NULL;
-	int ret;
-
-	if (na == nb && !strncmp(over->path, src->path, na) && src->backing_name)
-		name = src->backing_name;
-	else if (name[0] != '/' && !file_provided(src->loop, name))
-		name = real = realpath(name, NULL);
-	ret = name ? tapimg_set_backing(over, name, src->backing->fmt->name, err) :
-		     err_errno(err, -errno, "%s", src->backing->path);
-	free(real);
-	return ret;
-}
-
 static int finish_middle(struct job *j, struct tapimg_err *err)
 {
 	int ret;
 
 	disk_quiesce(j->vbd->disk);
-	ret = image_settle(source(j)->backing);
+	ret = tapimg_flush(source(j)->backing);
 	if (ret)
 		err_errno(err, ret, "%s: flushing", source(j)->backing->path);
 	let_go(j);
-	return ret ? ret : relink(j, err);
+	return ret || j->control->mutant == JOB_MUTANT_LINK_FIRST ? ret : relink(j, err);
 }
 
 /* ------------------------------------------------------------------------ the job */

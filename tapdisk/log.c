@@ -40,8 +40,8 @@ static void escape(const char *text, char *buf, size_t size)
 __attribute__((format(printf, 2, 0)))
 static void message(enum log_level level, const char *fmt, va_list ap)
 {
-	static const int priority[] = { LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG };
-	static const char *const kind[] = { "", "warning: ", "", "debug: " };
+	static const int priority[] = { LOG_EMERG, LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG };
+	static const char *const kind[] = { "", "", "warning: ", "", "debug: " };
 	char text[2048], line[4096];
 
 	if (level > out.upto)
