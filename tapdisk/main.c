@@ -441,16 +441,19 @@ static int serve(struct args *a)
 			return 1;
 		}
 	}
-	if (server_init(&s, &err) || server_catch_signals(&s, &err)) {
+	if (server_init(&s, &err) || server_take_passed(&s) || server_catch_signals(&s, &err)) {
 		log_error("%s", err.text);
 		return 1;
 	}
 	if (start(&s, a)) {
 		s.status = 1;
 		server_stop(&s);
-	} else if (a->fork) {
-		log_setup("tapdisk", true, a->level);
-		detach(report);
+	} else {
+		server_notify("READY=1");
+		if (a->fork) {
+			log_setup("tapdisk", true, a->level);
+			detach(report);
+		}
 	}
 	status = server_run(&s);
 	if (a->control)

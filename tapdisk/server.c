@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* server.c - the life of the process: disks, front ends, signals, the end in order */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "checked.h"
@@ -30,6 +34,7 @@ void server_exit(struct server *s)
 		close(s->signals.fd);
 	}
 	tapimg_loop_free(s->loop);
+	free(s->passed_names);
 }
 
 /* --------------------------------------------------------------------- disks */
@@ -80,6 +85,32 @@ static const struct tapimg_opt_desc *known_opt(const struct frontend *kind, cons
 	return o && o->name ? o : NULL;
 }
 
+/* "fd=@NAME" becomes the number of a descriptor that was passed. */
+static int start_with_fds(struct server *s, const struct frontend *k, const struct tapimg_opt *opts,
+			  unsigned n, struct front **out, struct tapimg_err *err)
+{
+	struct tapimg_opt *copy = calloc(n + 1, sizeof(*copy));
+	char number[12];
+	int ret = copy ? 0 : err_errno(err, -ENOMEM, "%s", k->name);
+
+	for (unsigned i = 0; i < n && !ret; i++) {
+		copy[i] = opts[i];
+		if (strcmp(opts[i].name, "fd") != 0 || opts[i].value[0] != '@')
+			continue;
+		ret = server_passed_fd(s, opts[i].value + 1);
+		if (ret < 0)
+			err_set(err, ret, "%s: no descriptor '%s' was passed by a service manager", k->name,
+				opts[i].value);
+		snprintf(number, sizeof(number), "%d", ret);
+		copy[i].value = number;
+		ret = MIN(ret, 0);
+	}
+	if (!ret)
+		ret = k->start(s, copy, n, out, err);
+	free(copy);
+	return ret;
+}
+
 int server_front_opts(struct server *s, const char *kind, const struct tapimg_opt *opts, unsigned n,
 		      struct front **out, struct tapimg_err *err)
 {
@@ -92,7 +123,7 @@ int server_front_opts(struct server *s, const char *kind, const struct tapimg_op
 	for (unsigned i = 0; i < n; i++)
 		if (!known_opt(k, opts[i].name))
 			return err_set(err, -EINVAL, "%s: there is no option '%s'", kind, opts[i].name);
-	ret = k->start(s, opts, n, &f, err);
+	ret = start_with_fds(s, k, opts, n, &f, err);
 	if (ret)
 		return ret;
 	f->kind = k;
@@ -161,6 +192,7 @@ static void server_end(struct server *s)
 	struct tapimg_err err = { 0 };
 	struct list *pos;
 
+	server_notify("STOPPING=1");
 	list_for_each(pos, &s->disks)
 		disk_give_up(list_entry(pos, struct disk, node));
 	stop_fronts(s);
@@ -232,6 +264,63 @@ int server_catch_signals(struct server *s, struct tapimg_err *err)
 		return err_errno(err, ret, "signals");
 	s->watching_signals = true;
 	return 0;
+}
+
+/* ----------------------------------------------------------- service managers */
+
+#define FIRST_PASSED 3
+
+int server_take_passed(struct server *s)
+{
+	const char *pid = getenv("LISTEN_PID"), *n = getenv("LISTEN_FDS"), *names = getenv("LISTEN_FDNAMES");
+	int ret = 0;
+
+	if (pid && n && atoi(pid) == getpid() && atoi(n) > 0 && atoi(n) < 1000) {
+		s->npassed = (unsigned)atoi(n);
+		s->passed_names = names ? strdup(names) : NULL;
+		ret = names && !s->passed_names ? -ENOMEM : 0;
+		for (unsigned i = 0; i < s->npassed; i++)
+			fcntl(FIRST_PASSED + (int)i, F_SETFD, FD_CLOEXEC);
+	}
+	unsetenv("LISTEN_PID");
+	unsetenv("LISTEN_FDS");
+	unsetenv("LISTEN_FDNAMES");
+	return ret;
+}
+
+int server_passed_fd(const struct server *s, const char *name)
+{
+	const char *p = s->passed_names ? s->passed_names : "";
+	size_t len = strlen(name);
+
+	for (unsigned i = 0; i < s->npassed; i++) {
+		size_t n = strcspn(p, ":");
+
+		if (!len || (n == len && !strncmp(p, name, n)))
+			return FIRST_PASSED + (int)i;
+		p += n + (p[n] == ':');
+	}
+	return -ENOENT;
+}
+
+void server_notify(const char *state)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	int fd;
+
+	if (!path || (path[0] != '/' && path[0] != '@') || strlen(path) >= sizeof(sa.sun_path))
+		return;
+	strcpy(sa.sun_path, path);
+	if (path[0] == '@')
+		sa.sun_path[0] = 0;
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return;
+	if (sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&sa,
+		   (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path))) < 0)
+		log_warn("%s: %s", path, strerror(errno));
+	close(fd);
 }
 
 /* --------------------------------------------------------------- option lists */

@@ -24,6 +24,8 @@ struct server {
 	bool stopping;			/* asked to end */
 	bool stopped;			/* front ends and disks are gone */
 	int status;			/* exit code */
+	unsigned npassed;		/* descriptors 3, 4, ... from the service manager */
+	char *passed_names;		/* "a:b:c", or NULL */
 	bool watching_signals;
 };
 
@@ -43,7 +45,16 @@ struct disk *server_next_disk(struct server *s, struct disk *d);
 void server_disk_event(struct server *s, struct disk *d, enum server_event ev);
 
 /*
- * Starts a front end from a list "key=value,key=value".  *@out (may be NULL) becomes NULL again when
+ * The descriptor that the service manager has passed under @name ("": the first), or -ENOENT.  They
+ * are taken over once, at the start; the environment is cleared of them.
+ */
+int server_take_passed(struct server *s);
+int server_passed_fd(const struct server *s, const char *name);
+/* Tells the service manager: "READY=1", "STOPPING=1". Nothing happens without one. */
+void server_notify(const char *state);
+
+/*
+ * Starts a front end from a list "key=value,key=value"; "fd=@NAME" is a descriptor that was passed.  *@out (may be NULL) becomes NULL again when
  * the front end has ended, so it has to live as long.
  */
 int server_front(struct server *s, const char *kind, const char *text, struct front **out,
