@@ -57,6 +57,8 @@ mandir ?= $(datadir)/man
 compdir ?= $(datadir)/bash-completion/completions
 zshcompdir ?= $(datadir)/zsh/site-functions
 fishcompdir ?= $(datadir)/fish/vendor_completions.d
+unitdir ?= $(prefix)/lib/systemd/system
+vhostuserdir ?= $(datadir)/qemu/vhost-user
 INSTALL ?= install
 
 VERSION := $(shell sed -n 's/.*TAPIMG_VERSION "\(.*\)".*/\1/p' include/tapimg.h)
@@ -310,7 +312,7 @@ analyze: $(ANALYZE_STAMP)
 		-Iinclude -Ilib -Iformats -Icmd -D_GNU_SOURCE lib formats cmd $(if $(SERVER_SRC),tapdisk)
 	$(call say,CHECK,scripts)
 	$(Q)shellcheck -x -S warning scripts/install-deps scripts/quickstart scripts/test .ci/run \
-		$(wildcard tests/cli/*.sh tests/interop/*.sh)
+		$(wildcard tests/cli/*.sh tests/interop/*.sh completion/*)
 	$(call say,CHECK,man)
 	$(Q)$(if $(MAN),tests/interop/man-pages.py --lint-only)
 
@@ -332,6 +334,12 @@ install: all
 	$(O)/tapimg completion bash >$(DESTDIR)$(compdir)/tapimg
 	$(O)/tapimg completion zsh >$(DESTDIR)$(zshcompdir)/_tapimg
 	$(O)/tapimg completion fish >$(DESTDIR)$(fishcompdir)/tapimg.fish
+	$(INSTALL) -m 644 completion/tap-ctl completion/tapdisk $(DESTDIR)$(compdir)
+	$(INSTALL) -d $(DESTDIR)$(unitdir) $(DESTDIR)$(vhostuserdir)
+	for u in tapdisk@.service tapdisk@.socket; do \
+		sed 's|/usr/bin/|$(bindir)/|' systemd/$$u >$(DESTDIR)$(unitdir)/$$u || exit 1; \
+	done
+	sed 's|@bindir@|$(bindir)|' systemd/50-tapdisk.json.in >$(DESTDIR)$(vhostuserdir)/50-tapdisk.json
 
 install-qemu-img-link: install
 	ln -sf tapimg $(DESTDIR)$(bindir)/qemu-img
@@ -342,7 +350,10 @@ uninstall:
 		$(DESTDIR)$(libdir)/libtapimg.a $(DESTDIR)$(libdir)/libtapimg.so \
 		$(DESTDIR)$(libdir)/$(SONAME) $(DESTDIR)$(libdir)/$(SHLIB) \
 		$(DESTDIR)$(libdir)/pkgconfig/tapimg.pc $(DESTDIR)$(compdir)/tapimg \
-		$(DESTDIR)$(zshcompdir)/_tapimg $(DESTDIR)$(fishcompdir)/tapimg.fish
+		$(DESTDIR)$(zshcompdir)/_tapimg $(DESTDIR)$(fishcompdir)/tapimg.fish \
+		$(DESTDIR)$(compdir)/tap-ctl $(DESTDIR)$(compdir)/tapdisk \
+		$(DESTDIR)$(unitdir)/tapdisk@.service $(DESTDIR)$(unitdir)/tapdisk@.socket \
+		$(DESTDIR)$(vhostuserdir)/50-tapdisk.json
 	for m in $(MAN); do rm -f $(DESTDIR)$(mandir)/man$${m##*.}/$${m#man/}; done
 	if [ "$$(readlink $(DESTDIR)$(bindir)/qemu-img)" = tapimg ]; then \
 		rm -f $(DESTDIR)$(bindir)/qemu-img; fi

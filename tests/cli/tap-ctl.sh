@@ -174,4 +174,17 @@ pid=$out
 is "leftovers" "$(ls shm run | grep 999999999)" ""
 kill "$pid"
 
+# ------------------------------------------------------------------------- completion
+# shellcheck source=/dev/null
+. "$TAPIMG_SRC/completion/tap-ctl"
+complete_at() { # words; the last is being completed
+	COMP_WORDS=("$@")
+	COMP_CWORD=$(($# - 1))
+	COMPREPLY=()
+	_tap_ctl
+	echo "${COMPREPLY[*]}"
+}
+is "completes commands" "$(complete_at "$TAPCTL" un)" unpause
+is "completes options" "$(complete_at "$TAPCTL" close -)" "-p -m -f -t"
+
 done_testing

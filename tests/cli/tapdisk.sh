@@ -191,4 +191,18 @@ like "it still serves" "$(tapctl list -p "$pid")" "pid=$pid"
 kill "$pid"
 gone "$pid" || fail "SIGTERM does not end it after all that"
 
+# ------------------------------------------------------------------------- completion
+# shellcheck source=/dev/null
+. "$TAPIMG_SRC/completion/tapdisk"
+complete_at() { # words; the last is being completed
+	COMP_WORDS=("$@")
+	COMP_CWORD=$(($# - 1))
+	COMPREPLY=()
+	_tapdisk 2>/dev/null
+	echo "${COMPREPLY[*]}"
+}
+is "completes options" "$(complete_at "$bin/tapdisk" --pid)" --pid-file
+is "completes drivers" "$(complete_at "$bin/tapdisk" --disk qco)" "qcow: qcow2:"
+is "completes files" "$(complete_at "$bin/tapdisk" qcow2:a.)" a.qcow2
+
 done_testing

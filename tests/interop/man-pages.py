@@ -6,7 +6,7 @@
 
 Each verb has a page; the options in it are those of the verb's table (tapimg --list-commands=json)
 and no others; each option of a format is in the format's page; each function of the header exists
-in libtapimg(3) or the header where the page promises it; mandoc and man find nothing to complain
+in libtapimg(3) or the header where the page promises it; tapdisk(8) has all that --list-options lists; mandoc and man find nothing to complain
 about.
 """
 import json
@@ -71,6 +71,25 @@ def format_options(name):
         raise Failed('not an option: ' + ' '.join(sorted(here - known)))
 
 
+def server():
+    """tapdisk(8): every option, and every key of disks and front ends, and no others."""
+    program = os.path.join(os.path.dirname(TAPIMG), 'tapdisk')
+    known = set(sh(program, '--list-options').split())
+    text = page('tapdisk.8')
+    options = {k for k in known if k.startswith('--')}
+    here = {o for o in options_of(text) if o.startswith('--')}
+    if options - here:
+        raise Failed('not in the page: ' + ' '.join(sorted(options - here)))
+    if here - options:
+        raise Failed('not an option: ' + ' '.join(sorted(here - options)))
+    keys = {k[:-1] for k in known if k.endswith('=')}
+    described = set(re.findall(r'^\.It Cm ([a-z][\w-]*) Ns =', text, re.M))
+    if keys - described:
+        raise Failed('keys not in the page: ' + ' '.join(sorted(keys - described)))
+    if described - keys:
+        raise Failed('no such keys: ' + ' '.join(sorted(described - keys)))
+
+
 def functions():
     with open(os.path.join(SRC, 'include', 'tapimg.h')) as f:
         header = f.read()
@@ -104,6 +123,7 @@ def main():
     for name in re.search(r'^Formats:(.*)$', sh(TAPIMG, '--version'), re.M).group(1).split():
         c.case(f'tapimg-{name}(5)', format_options, name)
     c.case('libtapimg(3)', functions)
+    c.case('tapdisk(8)', server)
     names = {f"tapimg-{x['name']}.1" for x in commands}
     for name in pages:
         if name.startswith('tapimg-') and name.endswith('.1') and name not in names:
