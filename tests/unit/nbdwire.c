@@ -110,10 +110,8 @@ static bool busy(const struct wire *w)
 	return c && (c->running || c->tasked || c->flushing);
 }
 
-void wire_run(struct wire *w)
+static void wake(struct wire *w)
 {
-	struct tapimg_loop *loop = w->front->front.server->loop;
-
 	if (w->c) {
 		w->c->readable = true;
 		if (w->c->blocked && w->window) {
@@ -122,6 +120,20 @@ void wire_run(struct wire *w)
 		}
 		nbd_conn_kick(w->c);
 	}
+}
+
+void wire_step(struct wire *w)
+{
+	wake(w);
+	while (tapimg_loop_run(w->front->front.server->loop, false) > 0)
+		;
+}
+
+void wire_run(struct wire *w)
+{
+	struct tapimg_loop *loop = w->front->front.server->loop;
+
+	wake(w);
 	while (tapimg_loop_run(loop, busy(w)) > 0 || busy(w))
 		;
 }

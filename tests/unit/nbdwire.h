@@ -31,7 +31,8 @@ struct wire *wire_open(struct nbd_front *f);
 void wire_close(struct wire *w);		/* the client vanishes; runs until the server has noticed */
 /* Bytes from the client, handled as far as that goes without waiting for anybody else. */
 void wire_put(struct wire *w, const void *p, size_t n);
-void wire_run(struct wire *w);
+void wire_run(struct wire *w);			/* until nothing of the connection runs */
+void wire_step(struct wire *w);			/* as far as it goes at once */
 
 /* ------------------------------------------------------------------ what clients say */
 
