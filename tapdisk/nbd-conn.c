@@ -67,7 +67,9 @@ static void drop_want(struct nbd_conn *c)
 {
 	if (c->want)
 		nbd_req_free(c->want);
-	c->want = NULL;
+	if (c->late)
+		nbd_req_free(c->late);
+	c->want = c->late = NULL;
 	c->skip = 0;
 }
 
@@ -311,8 +313,8 @@ static void take_skip(struct nbd_conn *c)
 
 	c->rpos += n;
 	c->skip -= n;
-	if (!c->skip && c->state != NBD_TRANSMIT)
-		nbd_hello_skipped(c);
+	if (!c->skip)
+		(c->state == NBD_TRANSMIT ? nbd_req_skipped : nbd_hello_skipped)(c);
 }
 
 static void protocol_error(struct nbd_conn *c)

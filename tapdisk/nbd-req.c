@@ -407,6 +407,15 @@ void nbd_req_payload_done(struct nbd_conn *c)
 		carry_out(r);
 }
 
+void nbd_req_skipped(struct nbd_conn *c)
+{
+	struct nbd_req *r = c->late;
+
+	c->late = NULL;
+	if (r)
+		begin(r);
+}
+
 /*
  * A request with @n bytes behind its header.  They are received if it will be carried out, or
  * thrown away.  False: so many that nobody waits for them.
@@ -426,10 +435,13 @@ static bool expect_payload(struct nbd_conn *c, struct nbd_req *r, uint64_t n)
 		refuse(r);
 	if (!r->error && n && !req_buffer(r, n))
 		wrong(r, NBD_ENOMEM, "the server has no memory");
-	if (r->error || !n) {
+	if (!n) {
+		begin(r);
+	} else if (r->error) {
+		/* answered only then: a client that is still sending does not expect it */
 		r->len = len;
 		c->skip = n;
-		begin(r);
+		c->late = r;
 	} else {
 		c->want = r;
 		c->got = 0;

@@ -155,7 +155,8 @@ static int ask(struct nbd_status *s, struct tapimg *img, uint64_t left, uint64_t
 		return -EIO;		/* the disk has become smaller */
 	*len = st.len;
 	if (x->kind == NBD_CTX_DEPTH)
-		*flags = st.flags & TAPIMG_ST_ALLOCATED ? st.depth + 1 : 0;
+		/* where a layer ends, it is that layer which says zero, not "nobody" */
+		*flags = st.flags & (TAPIMG_ST_ALLOCATED | TAPIMG_ST_EOF) ? st.depth + 1 : 0;
 	else
 		*flags = (st.flags & TAPIMG_ST_DATA ? 0 : NBD_STATE_HOLE) |
 			 (st.flags & TAPIMG_ST_ZERO ? NBD_STATE_ZERO : 0);

@@ -141,6 +141,7 @@ struct nbd_req {
  */
 int nbd_req_input(struct nbd_conn *c, const uint8_t *p, size_t n);
 void nbd_req_payload_done(struct nbd_conn *c);	/* c->want has arrived */
+void nbd_req_skipped(struct nbd_conn *c);	/* c->skip is 0 again: c->late is answered */
 void nbd_req_free(struct nbd_req *r);
 /* Puts a reply's header together and queues it.  @ret: 0 or a negative errno. */
 void nbd_reply(struct nbd_req *r, int ret);
@@ -206,6 +207,7 @@ struct nbd_conn {
 	uint32_t rpos, rend;
 	uint64_t skip;			/* bytes to be thrown away */
 	struct nbd_req *want;		/* its payload is being received */
+	struct nbd_req *late;		/* refused, to be answered when its payload has been thrown away */
 	uint64_t got;			/* so much of it is there */
 	uint64_t burst;			/* see NBD_BURST */
 
