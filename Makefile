@@ -112,6 +112,9 @@ BENCH_SRC := $(sort $(wildcard tests/bench/*.c))
 TOOL_SRC := $(sort $(wildcard tests/interop/*.c))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
 
+# those whose main() is util.c's: they print their own completion
+UTILS := $(filter vhd-util td-util cbt-util,$(PROGRAMS))
+
 LIB_OBJ := $(LIB_SRC:%.c=$(O)/%.o)
 CMD_OBJ := $(filter-out $(PROGRAMS:%=$(O)/cmd/%.o),$(CMD_SRC:%.c=$(O)/%.o))
 SERVER_OBJ := $(filter-out $(O)/server/main.o,$(SERVER_SRC:tapdisk/%.c=$(O)/server/%.o))
@@ -340,6 +343,11 @@ install: all
 		sed 's|/usr/bin/|$(bindir)/|' systemd/$$u >$(DESTDIR)$(unitdir)/$$u || exit 1; \
 	done
 	sed 's|@bindir@|$(bindir)|' systemd/50-tapdisk.json.in >$(DESTDIR)$(vhostuserdir)/50-tapdisk.json
+	for p in $(UTILS); do \
+		$(O)/$$p completion bash >$(DESTDIR)$(compdir)/$$p && \
+		$(O)/$$p completion zsh >$(DESTDIR)$(zshcompdir)/_$$p && \
+		$(O)/$$p completion fish >$(DESTDIR)$(fishcompdir)/$$p.fish || exit 1; \
+	done
 
 install-qemu-img-link: install
 	ln -sf tapimg $(DESTDIR)$(bindir)/qemu-img
@@ -354,6 +362,8 @@ uninstall:
 		$(DESTDIR)$(compdir)/tap-ctl $(DESTDIR)$(compdir)/tapdisk \
 		$(DESTDIR)$(unitdir)/tapdisk@.service $(DESTDIR)$(unitdir)/tapdisk@.socket \
 		$(DESTDIR)$(vhostuserdir)/50-tapdisk.json
+	for p in $(UTILS); do rm -f $(DESTDIR)$(compdir)/$$p $(DESTDIR)$(zshcompdir)/_$$p \
+		$(DESTDIR)$(fishcompdir)/$$p.fish; done
 	for m in $(MAN); do rm -f $(DESTDIR)$(mandir)/man$${m##*.}/$${m#man/}; done
 	if [ "$$(readlink $(DESTDIR)$(bindir)/qemu-img)" = tapimg ]; then \
 		rm -f $(DESTDIR)$(bindir)/qemu-img; fi

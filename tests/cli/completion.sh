@@ -40,6 +40,21 @@ for verb in $(tapimg --list-commands); do
 	like "zsh knows $verb" "$(cat _tapimg)" "\\($verb\\)"
 	like "fish knows $verb" "$(cat tapimg.fish)" " -a $verb "
 done
+# programs with blktap's command lines
+for prog in vhd-util td-util cbt-util; do
+	"$(dirname "$TAPIMG")/$prog" completion bash >util.bash
+	works "$prog: bash takes it" bash -n util.bash
+	for verb in $("$(dirname "$TAPIMG")/$prog" --list-commands); do
+		like "$prog $verb" "$(cat util.bash)" "^	$verb\\)"
+	done
+done
+"$(dirname "$TAPIMG")/vhd-util" completion bash >util.bash
+# shellcheck disable=SC1091
+. ./util.bash
+COMP_WORDS=(vhd-util set -f '') COMP_CWORD=3 COMPREPLY=()
+_vhd_util
+is "values of an option of vhd-util" "${COMPREPLY[*]}" "hidden marker"
+
 exits "a shell that is none" 1 "'tcsh'" tapimg completion tcsh
 exits "no shell" 1 'bash' tapimg completion
 done_testing

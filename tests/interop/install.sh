@@ -33,7 +33,10 @@ werror=$(grep -q -- -Werror\  "$TAPIMG_BUILD/.flags" && echo 1)
 check "install" run_make install-qemu-img-link
 for f in bin/tapimg bin/qemu-img include/tapimg.h lib/libtapimg.a lib/libtapimg.so lib/libtapimg.so.0 \
 	lib/pkgconfig/tapimg.pc share/man/man1/tapimg.1 share/man/man1/tapimg-convert.1 \
-	share/man/man3/libtapimg.3 share/bash-completion/completions/tapimg; do
+	share/man/man3/libtapimg.3 share/bash-completion/completions/tapimg \
+	bin/vhd-util bin/td-util bin/cbt-util share/man/man1/vhd-util.1 \
+	share/bash-completion/completions/vhd-util share/zsh/site-functions/_vhd-util \
+	share/fish/vendor_completions.d/vhd-util.fish; do
 	check "$f is there" test -e "$dest/usr/$f"
 done
 check "soname" sh -c "readelf -d $dest/usr/lib/libtapimg.so | grep -q 'SONAME.*libtapimg.so.0'"
@@ -77,6 +80,9 @@ check "patch" ./patch a.qcow2 want.raw
 check "patched image" "$dest/usr/bin/tapimg" compare -f raw -F qcow2 want.raw a.qcow2
 check "patched image, static" ./patch-static a.qcow2 want.raw
 check "completion is bash" bash -n "$dest/usr/share/bash-completion/completions/tapimg"
+check "vhd-util's too" bash -n "$dest/usr/share/bash-completion/completions/vhd-util"
+check "vhd-util, installed" "$dest/usr/bin/vhd-util" create -n v.vhd -s 2
+check "and its disk" "$dest/usr/bin/tapimg" info v.vhd
 
 check "uninstall" run_make uninstall
 left=$(find "$dest" ! -type d)

@@ -15,7 +15,7 @@ import re
 import subprocess
 import sys
 
-from libinterop import SRC, TAPIMG, Counter, Failed, have, sh
+from libinterop import BUILD, SRC, TAPIMG, Counter, Failed, have, sh
 
 COMMON = {'--untrusted', '--any-extent', '--stale-backing', '--object'}            # of every verb, in tapimg(1)
 
@@ -55,6 +55,26 @@ def verb(command):
         raise Failed(f"the summary '{command['summary']}' is not in the page")
     if f"tapimg-{command['name']} 1" not in page('tapimg.1'):
         raise Failed('tapimg(1) does not name it')
+    if '.Sh EXAMPLES' not in text:
+        raise Failed('no examples')
+
+
+def program(name):
+    """The page of a program with commands of its own: a subsection for each, with its options."""
+    text = page(f'{name}.1')
+    parts = dict(re.findall(r'^\.Ss (\S+)\n(.*?)(?=^\.S[sh] |\Z)', text, re.M | re.S))
+    commands = json.loads(sh(os.path.join(BUILD, name), '--list-commands=json'))
+    for command in commands:
+        if command['name'] not in parts:
+            raise Failed(f"no subsection {command['name']}")
+        here = options_of(parts[command['name']])
+        table = {o['short'] for o in command['options']}
+        if here != table:
+            raise Failed(f"{command['name']}: " + ' '.join(sorted(here ^ table)))
+        if command['summary'] not in parts[command['name']]:
+            raise Failed(f"the summary '{command['summary']}' is not in the page")
+    if set(parts) != {x['name'] for x in commands}:
+        raise Failed('subsections that are no commands')
     if '.Sh EXAMPLES' not in text:
         raise Failed('no examples')
 
@@ -122,6 +142,8 @@ def main():
             c.case(f"tapimg-{command['name']}(1)", verb, command)
     for name in re.search(r'^Formats:(.*)$', sh(TAPIMG, '--version'), re.M).group(1).split():
         c.case(f'tapimg-{name}(5)', format_options, name)
+    for name in ('vhd-util', 'td-util', 'cbt-util'):
+        c.case(f'{name}(1)', program, name)
     c.case('libtapimg(3)', functions)
     c.case('tapdisk(8)', server)
     names = {f"tapimg-{x['name']}.1" for x in commands}
