@@ -167,8 +167,9 @@ struct format {
 		      void *dst, uint32_t dst_max);
 };
 
-extern const struct format raw_format, qcow2_format, vmdk_format;
+extern const struct format raw_format, qcow2_format;
 extern const struct format vhd_format, vhd_fixed_format;	/* one name, two kinds of it */
+extern const struct format vmdk_format;
 
 const struct format *format_find(const char *name);	/* by name or alias, NULL: none */
 const struct format *format_probe(struct file *f, struct tapimg_err *err);	/* raw if nothing else bids */
