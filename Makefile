@@ -105,7 +105,8 @@ PROGRAMS := $(patsubst cmd/%.c,%,$(filter $(patsubst %,cmd/%.c,tapimg vhd-util t
 	    qcow-create img2qcow qcow2raw tap-ctl),$(CMD_SRC)))
 TEST_SRC := $(sort $(wildcard tests/unit/*.c tests/power/*.c tests/vhost/*.c))
 PROG_SRC := $(filter tests/unit/test-% tests/power/test-% tests/vhost/test-% tests/vhost/vhost-%,$(TEST_SRC))
-SHARED_SRC := $(filter-out $(PROG_SRC),$(TEST_SRC))
+PRELOAD_SRC := $(filter tests/vhost/preload-%,$(TEST_SRC))
+SHARED_SRC := $(filter-out $(PROG_SRC) $(PRELOAD_SRC),$(TEST_SRC))
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz-*.c))
 FUZZ_SHARED_SRC := $(filter-out $(FUZZ_SRC),$(sort $(wildcard tests/fuzz/*.c)))
 BENCH_SRC := $(sort $(wildcard tests/bench/*.c))
@@ -123,6 +124,7 @@ FUZZ_SHARED_OBJ := $(FUZZ_SHARED_SRC:%.c=$(O)/%.o)
 UNIT_BIN := $(patsubst %.c,$(O)/%,$(filter tests/unit/%,$(PROG_SRC)))
 POWER_BIN := $(patsubst %.c,$(O)/%,$(filter tests/power/%,$(PROG_SRC)))
 VHOST_BIN := $(patsubst %.c,$(O)/%,$(filter tests/vhost/%,$(PROG_SRC)))
+PRELOAD := $(PRELOAD_SRC:tests/vhost/preload-%.c=$(O)/tests/vhost/count-%.so)
 FUZZ_BIN := $(FUZZ_SRC:%.c=$(O)/%)
 BENCH_BIN := $(BENCH_SRC:%.c=$(O)/%)
 TOOL_BIN := $(TOOL_SRC:%.c=$(O)/%)
@@ -213,6 +215,12 @@ $(UNIT_BIN) $(POWER_BIN) $(VHOST_BIN): $(O)/%: $(O)/%.o $(O)/tests/libtest.a $(O
 	$(Q)$(CC) $(TI_CFLAGS) $(TI_LDFLAGS) -o $@ $< $(O)/tests/libtest.a $(O)/libserver.a \
 		$(O)/libtapimg.a $(CHECK_LIBS) $(LIBS)
 
+# Loaded into a program under test, to see what it asks of the system.
+$(PRELOAD): $(O)/tests/vhost/count-%.so: tests/vhost/preload-%.c $(O)/.flags
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -D_GNU_SOURCE -std=gnu11 $(WARN) -O2 -fPIC -shared -o $@ $< -ldl
+
 # As a regression driver: the shared files bring a main() that runs the files it is given.
 $(FUZZ_BIN): $(O)/%: $(O)/%.o $(FUZZ_SHARED_OBJ) $(O)/tests/libtest.a $(O)/libserver.a $(O)/libtapimg.a $(O)/.ldflags
 	$(call say,LD,$@)
@@ -254,20 +262,20 @@ power: $(POWER_BIN)
 fuzz-regression: $(FUZZ_BIN)
 	@$(RUN) $(kind_fuzz)
 
-vhost: all $(VHOST_BIN)
+vhost: all $(VHOST_BIN) $(PRELOAD)
 	@$(RUN) $(kind_vhost)
 
 interop: all $(TOOL_BIN)
 	@$(RUN) $(kind_interop)
 
-check: all $(UNIT_BIN) $(POWER_BIN) $(FUZZ_BIN) $(BENCH_BIN) $(TOOL_BIN) $(VHOST_BIN)
+check: all $(UNIT_BIN) $(POWER_BIN) $(FUZZ_BIN) $(BENCH_BIN) $(TOOL_BIN) $(VHOST_BIN) $(PRELOAD)
 	@$(RUN) $(kind_unit) $(kind_cli) $(kind_power) $(kind_fuzz) $(kind_interop) $(kind_vhost)
 
 # Both kinds in one run, so that they share one sum; for builds with sanitizers.
 san-check: all $(UNIT_BIN)
 	@$(RUN) $(kind_unit) $(kind_cli)
 
-check-long: all $(UNIT_BIN) $(POWER_BIN) $(FUZZ_BIN) $(BENCH_BIN) $(TOOL_BIN) $(VHOST_BIN)
+check-long: all $(UNIT_BIN) $(POWER_BIN) $(FUZZ_BIN) $(BENCH_BIN) $(TOOL_BIN) $(VHOST_BIN) $(PRELOAD)
 	@$(RUN) --long $(kind_unit) $(kind_cli) $(kind_power) $(kind_fuzz) $(kind_interop) $(kind_vhost)
 
 valgrind: $(UNIT_BIN)

@@ -21,8 +21,7 @@ static void write_map(struct piece *p);
 
 /* --------------------------------------------------------------------- locks */
 
-/* Rounds out to whole units; the range is not empty. */
-static void round_out(const struct tapimg *img, uint64_t *start, uint64_t *end)
+void image_round_out(const struct tapimg *img, uint64_t *start, uint64_t *end)
 {
 	if (img->fmt->round) {
 		img->fmt->round(img, start, end);
@@ -60,7 +59,7 @@ bool piece_lock(struct piece *p, uint64_t off, uint64_t end)
 		return true;
 	p->lock_off = off;
 	p->lock_end = end;
-	round_out(img, &p->lock_off, &p->lock_end);
+	image_round_out(img, &p->lock_off, &p->lock_end);
 	list_for_each(n, &img->eng.locked) {
 		struct piece *q = list_entry(n, struct piece, lnode);
 
@@ -82,7 +81,7 @@ static void lock_shrink(struct piece *p, uint64_t end)
 
 	if (!p->lock_held)
 		return;
-	round_out(p->img, &start, &end);
+	image_round_out(p->img, &start, &end);
 	if (end >= old)
 		return;
 	p->lock_end = end;
@@ -265,6 +264,7 @@ static void write_commit(struct piece *p)
 		return;
 	}
 	p->reserved = false;
+	p->req->flags |= REQ_REMAPPED;
 	if (p->early) {		/* a broken variant that the power tests must catch */
 		copyup_step(p);
 		return;
@@ -626,6 +626,7 @@ static void unmap_step(struct piece *p)
 			zero_rewrite(p);
 			return;
 		}
+		p->req->flags |= REQ_REMAPPED;
 		p->off += done;
 		p->len -= done;
 	}
@@ -643,11 +644,11 @@ static void whole_units(const struct tapimg *img, uint64_t off, uint64_t end, ui
 		*last = end == img->size ? end : round_down(end, img->unmap_unit);
 		return;
 	}
-	round_out(img, &start, &stop);
+	image_round_out(img, &start, &stop);
 	*first = start == off ? off : stop;
 	start = end - 1;
 	stop = end;
-	round_out(img, &start, &stop);
+	image_round_out(img, &start, &stop);
 	*last = stop == end || end == img->size ? end : start;
 }
 

@@ -106,6 +106,19 @@ char *info_printf(struct tapimg *img, const char *fmt, ...) __attribute__((forma
 /* Resolves @rel as the image @base stores it: absolute, with a scheme, or relative to base's folder. malloc'd. */
 char *name_resolve(const char *base, const char *rel);
 
+/* Rounds out to whole units, what a write reserves at once; the range is not empty. (engine-write.c) */
+void image_round_out(const struct tapimg *img, uint64_t *start, uint64_t *end);
+
+/* status.c */
+enum image_place { PLACE_PLAIN, PLACE_NONE, PLACE_OTHER };
+/*
+ * Where this layer keeps [off, off+len), without waiting: PLACE_PLAIN, from *@host on in img->file
+ * itself; PLACE_NONE, nowhere (holes, zeroes); PLACE_OTHER, elsewhere, coded, or not known at
+ * once.  *@run is how many bytes that is true of.
+ */
+enum image_place image_place(struct tapimg *img, uint64_t off, uint64_t len, uint64_t *host,
+			     uint64_t *run);
+
 /* chain.c */
 /*
  * Where the bytes of [off, off+len) come from, through all layers: never EXT_HOLE.  -EAGAIN as map.
@@ -138,6 +151,8 @@ int image_bitmap_next(struct tapimg *img, const char *name, uint64_t *off, uint6
 /* engine.c */
 /* A flag of ZERO, for rebasing: it is written down in this layer, whatever the chain reads now. */
 enum { REQ_EXPLICIT = 1 << 16 };
+/* Set by the engine: the request has changed where bytes lie, which so far only the metadata cache knows. */
+enum { REQ_REMAPPED = 1 << 17 };
 int engine_init(struct tapimg *img);
 void engine_exit(struct tapimg *img);
 void engine_drain(struct tapimg *img);		/* runs the loop until nothing is in flight */

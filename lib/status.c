@@ -157,3 +157,18 @@ int status_try(struct tapimg *img, uint64_t off, uint64_t len, unsigned layers,
 {
 	return status_with(map_now, img, off, len, layers, st);
 }
+
+enum image_place image_place(struct tapimg *img, uint64_t off, uint64_t len, uint64_t *host,
+			     uint64_t *run)
+{
+	struct extent e = { 0 };
+
+	*run = len;
+	if (map_now(img, off, len, 0, 1, &e))
+		return PLACE_OTHER;
+	*run = MIN(len, e.len);
+	*host = e.host;
+	if (e.type == EXT_ZERO || e.type == EXT_HOLE)
+		return PLACE_NONE;
+	return e.type == EXT_DATA && e.file == img->file ? PLACE_PLAIN : PLACE_OTHER;
+}

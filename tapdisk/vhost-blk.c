@@ -106,7 +106,7 @@ static void publish_task(struct task *t)
 	vqueue_publish(q);
 	if (__builtin_expect(vh->guest.broken, false))
 		vqueue_fail(q);
-	else if (__builtin_expect(!q->busy && (vh->waiting || !vh->connected), false))
+	if (__builtin_expect(!q->busy && (vh->waiting || !vh->connected), false))
 		vhost_go_on(vh);
 }
 
@@ -148,9 +148,54 @@ static void vreq_finish(struct vreq *r, uint8_t status)
 	queue_publish(q);
 }
 
-static void vreq_done(struct disk_req *dr)
+static void vreq_durable(struct disk_req *dr)
 {
 	vreq_finish(container_of(dr, struct vreq, dr), dr->req.ret ? S_IOERR : S_OK);
+}
+
+/* The answer waits until all that was done so far is durable. */
+static void vreq_make_durable(struct vreq *r)
+{
+	r->dr.req.op = TAPIMG_FLUSH;
+	r->dr.req.flags = 0;
+	r->dr.req.off = r->dr.req.len = 0;
+	r->dr.done = vreq_durable;
+	disk_submit(r->q->vh->disk, &r->dr);
+}
+
+/* V5: a change succeeded. Answers now, or once it is durable. */
+static void vreq_changed(struct vreq *r)
+{
+	struct vhost *vh = r->q->vh;
+
+	if (!journal_note(vh, &r->dr.req)) {
+		vreq_make_durable(r);
+		return;
+	}
+	if (journal_is_long(vh))
+		vhost_sync(vh);
+	vreq_finish(r, S_OK);
+}
+
+static void vreq_done(struct disk_req *dr)
+{
+	struct vreq *r = container_of(dr, struct vreq, dr);
+
+	if (dr->req.ret)
+		vreq_finish(r, S_IOERR);
+	else if (__builtin_expect(dr->req.op == TAPIMG_WRITE && r->q->vh->journal != NULL, false))
+		vreq_changed(r);
+	else
+		vreq_finish(r, S_OK);
+}
+
+static void flush_done(struct disk_req *dr)
+{
+	struct vreq *r = container_of(dr, struct vreq, dr);
+
+	if (!dr->req.ret)
+		journal_drop(r->q->vh, r->mark);
+	vreq_finish(r, dr->req.ret ? S_IOERR : S_OK);
 }
 
 /* ------------------------------------------------------------------ looking at a request */
@@ -190,13 +235,14 @@ static int vreq_buffers(struct vreq *r, const struct iovec *iov, unsigned n)
 	return 0;
 }
 
-static void vreq_submit(struct vreq *r, enum tapimg_op op, unsigned flags, uint64_t off, uint64_t len)
+static void vreq_submit(struct vreq *r, enum tapimg_op op, unsigned flags, uint64_t off, uint64_t len,
+			void (*done)(struct disk_req *))
 {
 	r->dr.req.op = op;
 	r->dr.req.flags = flags;
 	r->dr.req.off = off;
 	r->dr.req.len = len;
-	r->dr.done = vreq_done;
+	r->dr.done = done;
 	disk_submit(r->q->vh->disk, &r->dr);
 }
 
@@ -217,7 +263,7 @@ static void vreq_transfer(struct vreq *r, bool write, uint64_t sector, const str
 	if (!write)
 		r->written = len;
 	vreq_submit(r, write ? TAPIMG_WRITE : TAPIMG_READ,
-		    write && vh->stable ? TAPIMG_REQ_FUA : 0, sector * SECTOR, len);
+		    write && vh->stable ? TAPIMG_REQ_FUA : 0, sector * SECTOR, len, vreq_done);
 }
 
 static void vreq_get_id(struct vreq *r, const struct iovec *iov, unsigned n, uint64_t len)
@@ -249,12 +295,15 @@ static void range_done(struct disk_req *dr)
 {
 	struct vreq *r = container_of(dr, struct vreq, dr);
 
+	r->unnoted |= !dr->req.ret && !journal_note(r->q->vh, &dr->req);
 	if (dr->req.ret)
 		vreq_finish(r, S_IOERR);
-	else if (++r->seg == r->nsegs)
-		vreq_finish(r, S_OK);
-	else
+	else if (++r->seg < r->nsegs)
 		range_submit(r);
+	else if (r->unnoted)
+		vreq_make_durable(r);
+	else
+		vreq_finish(r, S_OK);
 }
 
 static void range_submit(struct vreq *r)
@@ -314,6 +363,7 @@ static void vreq_ranges(struct vreq *r, bool zero, struct iovec *iov, unsigned n
 	}
 	r->nsegs = len / 16;
 	r->seg = 0;
+	r->unnoted = false;
 	r->segs = calloc(r->nsegs, sizeof(*r->segs));
 	status = r->segs ? ranges_parse(r, zero, iov, n) : S_IOERR;
 	if (status != S_OK) {
@@ -345,7 +395,8 @@ static void vreq_start(struct vreq *r, struct iovec *out, unsigned nout, uint64_
 	case T_FLUSH:
 	case T_FLUSH_OUT:
 		r->dr.req.iovcnt = 0;
-		vreq_submit(r, TAPIMG_FLUSH, 0, 0, 0);
+		r->mark = journal_mark(r->q->vh);
+		vreq_submit(r, TAPIMG_FLUSH, 0, 0, 0, flush_done);
 		break;
 	case T_GET_ID:
 		vreq_get_id(r, in, nin, in_len);
@@ -482,6 +533,10 @@ static void sync_done(struct disk_req *dr)
 	struct vhost *vh = container_of(dr, struct vhost, sync);
 
 	vh->syncing = false;
+	if (!dr->req.ret)
+		journal_drop(vh, vh->sync_mark);
+	else if (!vh->connected)
+		journal_close(vh);	/* it has been said elsewhere that the disk fails */
 	vhost_go_on(vh);
 }
 
@@ -499,10 +554,16 @@ void vhost_set_wce(struct vhost *vh, bool on)
 		else
 			h->features |= INFLIGHT_WRITETHROUGH;
 	}
-	if (!stricter || vh->syncing)
+	if (stricter)		/* what was written before becomes durable as well */
+		vhost_sync(vh);
+}
+
+void vhost_sync(struct vhost *vh)
+{
+	if (vh->syncing)
 		return;
-	/* what was written before becomes durable as well */
 	vh->syncing = true;
+	vh->sync_mark = journal_mark(vh);
 	memset(&vh->sync, 0, sizeof(vh->sync));
 	vh->sync.req.op = TAPIMG_FLUSH;
 	vh->sync.done = sync_done;

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -261,6 +262,10 @@ static void vhost_cleanup(struct task *t)
 
 	if (vhost_busy(vh))
 		return;
+	if (!journal_empty(vh)) {	/* nobody shall have to do again what an orderly end can finish */
+		vhost_sync(vh);
+		return;
+	}
 	forget_queues(vh);
 	vhost_forget_inflight(vh);
 	guest_clear(&vh->guest);
@@ -322,6 +327,8 @@ static void on_disk(struct disk_user *u, enum disk_event ev)
 
 	if (ev == DISK_RESIZED && vh->connected)
 		vhost_config_changed(vh);
+	else if (ev == DISK_PAUSED)	/* the image is closed: all of it is durable */
+		journal_drop(vh, journal_mark(vh));
 }
 
 static void vhost_leave(struct vhost *vh)
@@ -459,8 +466,9 @@ static struct vhost *vhost_new(struct server *srv, const struct settings *s)
 	list_init(&vh->idler.node);
 	list_init(&vh->active);
 	guest_init(&vh->guest);
-	if (vh->name)
+	if (vh->name && getrandom(&vh->owner, sizeof(vh->owner), 0) == sizeof(vh->owner))
 		return vh;
+	free(vh->name);
 	free(vh);
 	return NULL;
 }

@@ -295,6 +295,7 @@ void vhost_forget_inflight(struct vhost *vh)
 {
 	if (!vh->inf)
 		return;
+	journal_close(vh);
 	guest_unprotect(vh->inf_slot);
 	munmap(vh->inf_map, vh->inf_map_len);
 	vh->inf = NULL;
@@ -309,7 +310,7 @@ static bool inflight_shape(const struct vhost *vh, unsigned queues, unsigned num
 static int get_inflight_fd(struct vhost *vh, struct vhost_msg *m)
 {
 	unsigned queues = get16(m, 16), num = get16(m, 18);
-	uint64_t size = inflight_stride(num) * queues;
+	uint64_t size = inflight_stride(num) * queues + journal_size();
 	int fd, ret;
 
 	if (!inflight_shape(vh, queues, num))
@@ -347,7 +348,7 @@ static int set_inflight_fd(struct vhost *vh, struct vhost_msg *m)
 	void *map;
 	int slot;
 
-	if (m->nfds != 1 || !inflight_shape(vh, queues, num) || any_ring_up(vh) ||
+	if (m->nfds != 1 || !inflight_shape(vh, queues, num) || any_ring_up(vh) || vh->replay ||
 	    fstat(m->fds[0], &st) < 0 || size < inflight_stride(num) * queues ||
 	    size > INT64_MAX / 2 || offset > INT64_MAX / 2 || offset % sysconf(_SC_PAGESIZE) ||
 	    (uint64_t)st.st_size < offset + size)
@@ -369,7 +370,9 @@ static int set_inflight_fd(struct vhost *vh, struct vhost_msg *m)
 	h = map;
 	if (h->version == 1)	/* what the guest had chosen before a kill */
 		vhost_set_wce(vh, !(h->features & INFLIGHT_WRITETHROUGH));
-	return 0;
+	if (size < inflight_stride(num) * queues + journal_size())
+		return 0;
+	return journal_open(vh, vh->inf + inflight_stride(num) * queues);
 }
 
 /* ------------------------------------------------------------------ configuration space */
@@ -687,12 +690,15 @@ int vhost_drained(struct vhost *vh)
 	const struct kind *k;
 	int ret;
 
-	if (!vh->waiting)
+	if (!vh->waiting) {
+		vh->held = vh->replay != NULL;
 		return 0;
+	}
 	k = find_kind(vh->msg.request);
 	if (k && must_wait(vh, k))
 		return 0;
-	vh->waiting = vh->held = false;
+	vh->waiting = false;
+	vh->held = vh->replay != NULL;
 	ret = obey(vh);
 	vhost_msg_clear(&vh->msg);
 	if (!ret)

@@ -4,6 +4,7 @@
  *
  *	vhost-front.c	sockets, the connection's life, options
  *	vhost-user.c	messages
+ *	vhost-journal.c	what survives a kill beside the requests in flight
  *	vhost-blk.c	virtio-blk requests, from a ring to the disk and back; configuration
  *	vring*.c inflight.c guest.c	rings, what is in flight, memory
  *
@@ -16,6 +17,9 @@
  * V3 Requests are answered where they are known to be done: completed ones are pushed as they come
  *    and published once a turn (or PUBLISH_MANY at once), with one call.
  * V4 Kicks are only asked for before the loop sleeps; while there is work, rings are looked at.
+ * V5 A guest does not notice that a server was killed and another one took over.  So what was answered has to
+ *    be there: running requests are in the in-flight area, and completed ones whose place only our
+ *    metadata cache knows are in the journal behind it (vhost-journal.c).
  */
 #ifndef VHOST_H
 #define VHOST_H
@@ -29,7 +33,7 @@
 #define VHOST_FDS 8		/* of a message, at most */
 #define VHOST_SEGS 32		/* ranges of one discard or write-zeroes request */
 #define VREQ_IOV 4		/* buffers kept in the request itself */
-#define PUBLISH_MANY 32
+#define PUBLISH_MANY 16
 
 enum {				/* bits of the feature words */
 	VIRTIO_BLK_F_SEG_MAX = 2, VIRTIO_BLK_F_RO = 5, VIRTIO_BLK_F_BLK_SIZE = 6,
@@ -62,8 +66,10 @@ struct vreq {
 	struct vchain c;
 	volatile uint8_t *status;
 	uint32_t written;		/* into the guest's buffers if it goes well */
+	uint64_t mark;			/* FLUSH: what of the journal it covers */
 	struct vseg *segs;		/* discard, write zeroes of several ranges: malloc'd */
 	unsigned nsegs, seg;
+	bool unnoted;			/* a range was changed that the journal could not take */
 	struct iovec *viov;		/* malloc'd, when iov does not suffice */
 	struct iovec iov[VREQ_IOV];
 };
@@ -134,6 +140,11 @@ struct vhost {
 	int inf_slot;
 	struct disk_req sync;		/* a flush of our own */
 	bool syncing;
+	uint64_t sync_mark;
+	struct journal *journal;	/* in the in-flight area; NULL: none */
+	uint64_t journal_head, journal_tail, journal_bytes;	/* our own copies; bytes of data noted */
+	struct replay *replay;		/* what a former server had not yet made durable */
+	uint64_t owner;			/* a number nobody else has */
 	uint64_t nreqs, ncalls;		/* since the start, of all connections */
 };
 
@@ -152,10 +163,26 @@ uint64_t vhost_features(const struct vhost *vh);	/* to offer */
 void vhost_config(const struct vhost *vh, uint8_t out[VHOST_CONFIG_SIZE]);
 void vhost_set_wce(struct vhost *vh, bool on);
 void vhost_update_stable(struct vhost *vh);
+void vhost_sync(struct vhost *vh);		/* flushes by itself, unless that is running */
 /* Takes what is in the ring, up to a fair number. True: there was something. */
 bool vqueue_run(struct vqueue *q);
 void vqueue_free_requests(struct vqueue *q);
 void vqueue_publish(struct vqueue *q);
+
+/* vhost-journal.c: remapped data that are not durable yet, for a server that starts after a kill */
+uint64_t journal_size(void);		/* bytes in the area */
+/*
+ * Takes the journal at @mem into use.  What another server has left there is done again first: rings
+ * are held until then, and the connection ends if that cannot be.
+ */
+int journal_open(struct vhost *vh, void *mem);
+void journal_close(struct vhost *vh);
+/* After a request that succeeded. False: there is no room, or no way; make it durable instead. */
+bool journal_note(struct vhost *vh, const struct tapimg_req *req);
+uint64_t journal_mark(const struct vhost *vh);
+void journal_drop(struct vhost *vh, uint64_t mark);	/* durable up to there */
+bool journal_empty(const struct vhost *vh);
+bool journal_is_long(const struct vhost *vh);		/* time to flush */
 
 /* vhost-front.c */
 struct vqueue *vhost_queue(struct vhost *vh, uint32_t index);	/* NULL: out of range, no memory */
