@@ -11,6 +11,8 @@ the child.  "wanted" is the most that the ratio (ours / qemu-img's) or the value
 (default: TMPDIR or /var/tmp), the others --tmpfs (/dev/shm), always with O_DIRECT where both can.
 """
 import argparse
+import glob
+import importlib
 import json
 import os
 import random
@@ -423,6 +425,13 @@ def engine(b, name, wanted):
             print(' ' * 18 + line)
 
 
+def more_rows():
+    """Rows of the modules beside this one: each rows_NAME.py has ROWS, of (name, function, wanted)."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    for path in sorted(glob.glob(here + '/rows_*.py')):
+        ROWS.extend(importlib.import_module(os.path.basename(path)[:-3]).ROWS)
+
+
 def main():
     p = argparse.ArgumentParser(usage=__doc__)
     p.add_argument('--build', default='build')
@@ -434,6 +443,7 @@ def main():
     p.add_argument('--tmpfs', default='/dev/shm')
     p.add_argument('--json')
     opt = p.parse_args()
+    more_rows()
     opt.reps = opt.reps or (3 if opt.quick else 5)
     wanted = [w for w in (opt.rows or '').split(',') if w]
     rows = [r for r in ROWS if not wanted or any(r[0].startswith(w) for w in wanted)]
