@@ -480,6 +480,11 @@ int disk_close(struct disk *d, bool force, struct tapimg_err *err)
 	return ret;
 }
 
+void disk_settled(struct disk *d)
+{
+	disk_tell(d, DISK_SETTLED);
+}
+
 int disk_pause(struct disk *d, struct tapimg_err *err)
 {
 	int ret;

@@ -78,6 +78,7 @@ enum disk_event {
 	DISK_RESIZED,		/* props->size is new */
 	DISK_PAUSED,		/* requests wait, the image is closed */
 	DISK_RESUMED,		/* the image is open again, perhaps another one */
+	DISK_SETTLED,		/* all that was done is durable; where its bytes lie may change next */
 };
 
 struct disk_user;
@@ -173,6 +174,9 @@ struct stats_page;
 void disk_follow(struct disk *d, struct dirty *dirty);
 void disk_set_log(struct disk *d, struct cbt *log);
 void disk_set_page(struct disk *d, struct stats_page *page);	/* kept up to date from now on */
+
+/* Tells users DISK_SETTLED: by who has quiesced and flushed it, before data are moved. */
+void disk_settled(struct disk *d);
 
 const struct disk_config *disk_config(const struct disk *d);
 struct disk_stats;

@@ -229,6 +229,7 @@ static int empty_top(struct job *j, struct tapimg_err *err)
 		ret = tapimg_flush(top->backing);
 	if (ret)
 		return err_errno(err, ret, "%s: flushing", top->path);
+	disk_settled(j->vbd->disk);
 	ret = top->fmt->make_empty(top, err);
 	chain_forget(top);
 	return ret;

@@ -327,7 +327,7 @@ static void on_disk(struct disk_user *u, enum disk_event ev)
 
 	if (ev == DISK_RESIZED && vh->connected)
 		vhost_config_changed(vh);
-	else if (ev == DISK_PAUSED)	/* the image is closed: all of it is durable */
+	else if (ev == DISK_PAUSED || ev == DISK_SETTLED)	/* all of it is durable */
 		journal_drop(vh, journal_mark(vh));
 }
 
