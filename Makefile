@@ -84,7 +84,7 @@ TI_CPPFLAGS = -Iinclude -Ilib -Iformats -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 $(C
 TI_CFLAGS = -std=gnu11 $(WARN) -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread \
 	    $(CFLAGS) $(SANFLAGS)
 TI_LDFLAGS = -Wl,-O1 -Wl,--as-needed -Wl,-z,relro $(LDFLAGS)
-LIBS = -laio -lz -lzstd -ldeflate -ljansson -luuid -pthread
+LIBS = -laio -lz -lzstd -ldeflate -ljansson -luuid -ldl -pthread
 CHECK_LIBS = -lcheck -lsubunit -lm -lrt
 TEST_CPPFLAGS = -Itests/vhost -Itests/unit -Itests/power -Itests/fuzz -Icmd -Itapdisk
 

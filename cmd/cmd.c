@@ -10,6 +10,7 @@
 
 #include "cmd.h"
 #include "opt.h"
+#include "secret.h"
 
 #define VAL_HELP	(OPT_LONG + 98)
 #define VAL_OBJECT	(OPT_LONG + 99)
@@ -190,15 +191,12 @@ static void make_tables(struct cli *c)
 	optind = 0;
 }
 
-/* Only secrets make sense to an image tool; what uses them says that it cannot. */
+/* The text is not shown: it may be the secret itself. */
 static int take_object(struct cli *c, const char *text)
 {
-	if (strncmp(text, "secret,", 7) != 0 && strncmp(text, "qom-type=secret,", 16) != 0)
-		return cli_usage_error(c, "--object %s: only objects of type 'secret' are known", text);
-	if (!strstr(text, "id="))
-		return cli_usage_error(c, "--object %s: it has no 'id'", text);
-	c->secrets = true;
-	return 0;
+	struct tapimg_err err = { 0 };
+
+	return secrets_add(&c->secrets, text, &err) ? cli_usage_error(c, "--object: %s", err.text) : 0;
 }
 
 static int bad_option(struct cli *c, int kind)

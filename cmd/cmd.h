@@ -116,10 +116,10 @@ struct cli {
 	int argc;			/* argv[0] is the verb */
 	char **argv;
 	int status;			/* exit code once cli_getopt() has answered -1 */
-	bool secrets;			/* an --object was given */
 	bool debug;			/* util.c: --debug was given */
 	bool any_extent;		/* --any-extent: cli_open() opens extents outside the image's folder too */
 	bool stale_backing;		/* --stale-backing: TAPIMG_STALE_BACKING */
+	struct secrets *secrets;	/* of --object (secret.h) */
 	bool untrusted;			/* --untrusted: cli_open() opens no other file an image names */
 	struct tapimg_loop *loop;	/* made by cli_loop() */
 	char shorts[2 * CLI_MAX_OPTS + 3];
@@ -178,6 +178,11 @@ struct cli_image {
 	unsigned rdwr_layers;		/* as in struct tapimg_open_opts */
 };
 
+/*
+ * A tapimg_secret with the struct cli as its argument: what --object gave, else the person at the
+ * terminal is asked.
+ */
+int cli_secret(void *cli, const struct tapimg_secret_ask *ask, struct tapimg_err *err);
 /* "Could not open 'x': why", 0 or negative errno. @flags: TAPIMG_*. */
 int cli_open(struct cli *c, const char *name, const struct cli_image *how, unsigned flags,
 	     struct tapimg **out);

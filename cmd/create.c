@@ -160,6 +160,8 @@ static int create(struct cli *c, const char *name, struct args *a)
 		return 1;
 	a->opts.opts = a->list.v;
 	a->opts.nopts = a->list.n;
+	a->opts.secret = cli_secret;
+	a->opts.secret_arg = c;
 	ret = tapimg_create(c->loop, name, &a->opts, &err);
 	if (ret)
 		return cli_failed(c, name, &err, ret);

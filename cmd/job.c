@@ -109,7 +109,10 @@ int output_apart(struct cli *c, const char *name, struct tapimg *src)
 int output_create(struct cli *c, const char *name, struct tapimg_create_opts *o, unsigned flags,
 		  struct output *out)
 {
-	struct tapimg_open_opts how = { .format = o->format };
+	struct tapimg_open_opts how = {
+		.format = o->format, .secret = cli_secret, .secret_arg = c,
+		.key_secret = opt_value(o, "encrypt.key-secret"),
+	};
 	struct tapimg_err err = { 0 };
 	int ret = tapimg_target_begin(c->loop, name, 0, &out->target, &err);
 
@@ -119,6 +122,8 @@ int output_create(struct cli *c, const char *name, struct tapimg_create_opts *o,
 	}
 	o->in_place = true;
 	o->final_name = tapimg_target_name(out->target);
+	o->secret = cli_secret;
+	o->secret_arg = c;
 	how.flags = flags | TAPIMG_RDWR;
 	if (!tapimg_target_in_place(out->target))
 		how.flags = (how.flags & ~(unsigned)TAPIMG_WRITETHROUGH) | TAPIMG_UNSAFE;

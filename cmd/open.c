@@ -80,6 +80,7 @@ int cli_open(struct cli *c, const char *name, const struct cli_image *how, unsig
 	struct tapimg_open_opts opts = {
 		.flags = flags | (c->stale_backing ? TAPIMG_STALE_BACKING : 0),
 		.gate = c->untrusted ? refuse_all : c->any_extent ? allow_all : NULL,
+		.secret = cli_secret, .secret_arg = c,
 	};
 	struct tapimg_err err = { 0 };
 	char *listed = NULL;
@@ -295,7 +296,8 @@ int cli_opts_verify(const struct cli *c, const struct cli_opts *o, const char *f
 		if (find_desc(format, name, where))
 			continue;
 		if (!strncmp(name, "encrypt", 7))
-			cli_error(c, "Option '%s': encrypted images cannot be made or changed", name);
+			cli_error(c, "Option '%s': encrypted images of format '%s' cannot be made or "
+				  "changed", name, format);
 		else if (where == TAPIMG_OPT_AMEND && find_desc(format, name, TAPIMG_OPT_CREATE))
 			cli_error(c, "Option '%s' can only be given when an image is created", name);
 		else

@@ -101,6 +101,22 @@ enum {
 /** What a file is to be opened for, asked of the gate. */
 enum tapimg_role { TAPIMG_ROLE_IMAGE, TAPIMG_ROLE_BACKING, TAPIMG_ROLE_DATA, TAPIMG_ROLE_EXTENT };
 
+/** An image's secret is wanted: a passphrase, or the bytes of a key. */
+struct tapimg_secret_ask {
+	const char *filename;		/**< of the image */
+	const char *format;		/**< its format */
+	const char *id;			/**< what the name of the image calls it (encrypt.key-secret), or NULL */
+	bool create;			/**< for an image that is being made: who types it should do so twice */
+	uint8_t *buf;			/**< where it goes: at most @size bytes, wiped by the library */
+	size_t size;
+};
+
+/**
+ * Gives a secret: returns its length in bytes (what is longer than asked for: -E2BIG), or a negative
+ * errno (-ENOKEY: there is none), explained in @err.  Called from opening and creating.
+ */
+typedef int tapimg_secret(void *arg, const struct tapimg_secret_ask *ask, struct tapimg_err *err);
+
 struct tapimg_open_opts {
 	const char *format;		/**< "raw", "qcow2", ...; NULL: probe the contents */
 	unsigned flags;			/**< TAPIMG_* */
@@ -121,15 +137,22 @@ struct tapimg_open_opts {
 	 * tapimg_commit() needs it (1: its backing file).  All others are opened read-only.
 	 */
 	unsigned rdwr_layers;
+	/**
+	 * Asked for the secret of each enciphered layer, unless only its metadata will be looked at
+	 * (TAPIMG_NO_IO, TAPIMG_CHECK).  NULL: such images are refused with -ENOKEY.
+	 */
+	tapimg_secret *secret;
+	void *secret_arg;
+	const char *key_secret;		/**< the id to ask for the image itself; NULL: its name says, or nobody */
 };
 
 /**
  * Opens an image and its chain.  @name: a path, or "json:{...}" in QEMU's syntax (driver, file,
- * backing, offset, size, data-file), or "nbd..."-like schemes as they land.  @opts may be NULL.
+ * backing, offset, size, data-file, encrypt.key-secret), or "nbd..."-like schemes as they land.  @opts may be NULL.
  * Returns 0 and the image in *@out; -ENOENT, -EACCES, -EBUSY (locked by another process),
  * -EINVAL (not such an image), -EUCLEAN (damaged), -ENOTSUP (feature unknown or refused),
- * -ELOOP (chain loops or is too deep), -EPERM (the gate refused), -ESTALE (the backing file is not
- * what it was when the image was made on it).
+ * -ELOOP (chain loops or is too deep), -EPERM (the gate refused), -ENOKEY (no secret was given),
+ * -ESTALE (the backing file is not what it was when the image was made on it).
  */
 int tapimg_open(struct tapimg_loop *loop, const char *name, const struct tapimg_open_opts *opts,
 		struct tapimg **out, struct tapimg_err *err);
@@ -267,6 +290,9 @@ struct tapimg_create_opts {
 	/** As in struct tapimg_open_opts: asked before the backing file's chain is opened. */
 	bool (*gate)(void *arg, enum tapimg_role role, const char *referrer, const char *path);
 	void *gate_arg;
+	/** As in struct tapimg_open_opts: asked for the secret of the new image if it is to be enciphered. */
+	tapimg_secret *secret;
+	void *secret_arg;
 };
 #define TAPIMG_SIZE_BACKING UINT64_MAX
 

@@ -90,6 +90,21 @@ out:
 	return ret;
 }
 
+int create_secret(const struct create *c, const char *format, const char *id, uint8_t *buf,
+		  size_t size, struct tapimg_err *err)
+{
+	struct tapimg_secret_ask ask = {
+		.filename = c->name, .format = format, .id = id, .create = true, .buf = buf, .size = size,
+	};
+	int ret;
+
+	if (!c->secret)
+		return err_set(err, -ENOKEY, "%s: to be enciphered it needs a secret, and none was given",
+			       c->name);
+	ret = c->secret(c->secret_arg, &ask, err);
+	return ret < 0 ? err_prefix(err, ret, "%s", c->name) : ret;
+}
+
 /* @flags: FILE_*.  With c->unfinished the file stays open, in c->file. */
 static int create_file(const struct format *fmt, struct create *c, const char *path,
 		       unsigned flags, struct tapimg_err *err)
@@ -160,6 +175,8 @@ static int create_image(struct tapimg_loop *loop, const char *name, struct tapim
 	c.nopts = o->nopts;
 	c.exclusive = o->exclusive;
 	c.unfinished = out;
+	c.secret = o->secret;
+	c.secret_arg = o->secret_arg;
 	if (o->size == TAPIMG_SIZE_BACKING && c.backing_img)
 		c.size = c.backing_img->size;
 	ret = tapimg_target_begin(loop, name, (o->exclusive ? TAPIMG_TARGET_EXCLUSIVE : 0) |

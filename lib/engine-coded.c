@@ -280,7 +280,7 @@ void coded_write_start(struct piece *p)
 	struct tapimg *img = p->img;
 	uint64_t unit = img->cluster;
 
-	if (!img->fmt->encode || !img->fmt->reserve) {
+	if (!img->fmt->encode || !img->fmt->reserve || img->crypt) {
 		piece_done(p, -ENOTSUP);
 		return;
 	}

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "checked.h"
+#include "crypt.h"
 #include "engine.h"
 
 #define SPACE_TRIES 8			/* epochs that a request without space waits for */
@@ -50,16 +51,13 @@ static void lock_wake(struct tapimg *img, uint64_t off, uint64_t end)
 	}
 }
 
-bool piece_lock(struct piece *p, uint64_t off, uint64_t end)
+static bool lock_range(struct piece *p, uint64_t off, uint64_t end)
 {
 	struct tapimg *img = p->img;
 	struct list *n;
 
-	if (p->lock_held)
-		return true;
 	p->lock_off = off;
 	p->lock_end = end;
-	image_round_out(img, &p->lock_off, &p->lock_end);
 	list_for_each(n, &img->eng.locked) {
 		struct piece *q = list_entry(n, struct piece, lnode);
 
@@ -72,6 +70,14 @@ bool piece_lock(struct piece *p, uint64_t off, uint64_t end)
 	p->lock_held = true;
 	list_append(&img->eng.locked, &p->lnode);
 	return true;
+}
+
+bool piece_lock(struct piece *p, uint64_t off, uint64_t end)
+{
+	if (p->lock_held)
+		return true;
+	image_round_out(p->img, &off, &end);
+	return lock_range(p, off, end);
 }
 
 /* keeps the lock only up to @end */
@@ -212,7 +218,7 @@ bool piece_answered(struct piece *p, int ret)
 
 /* ------------------------------------------------------------------ in place */
 
-static void inplace_done(struct io *io)
+void piece_inplace_done(struct io *io)
 {
 	struct piece *p = container_of(io, struct piece, io);
 	struct tapimg *img = p->img;
@@ -233,7 +239,7 @@ static void write_inplace(struct piece *p)
 
 		p->iov[0] = (struct iovec){ e->zeroes, p->len };
 		piece_io(p, big ? IO_ZERO : IO_WRITE, p->ext.file, p->ext.host, p->len, p->iov,
-			 big ? 0 : 1, inplace_done);
+			 big ? 0 : 1, piece_inplace_done);
 		return;
 	}
 	n = piece_buffers(p, &iov);
@@ -241,7 +247,7 @@ static void write_inplace(struct piece *p)
 		piece_abort(p, n);
 		return;
 	}
-	piece_io(p, IO_WRITE, p->ext.file, p->ext.host, p->len, iov, n, inplace_done);
+	piece_io(p, IO_WRITE, p->ext.file, p->ext.host, p->len, iov, n, piece_inplace_done);
 }
 
 /* -------------------------------------------------------------------- commit */
@@ -296,6 +302,10 @@ static void write_new(struct piece *p)
 	struct iovec *v = p->iov;
 	int n = 0, need;
 
+	if (p->img->crypt) {
+		cipher_write(p);
+		return;
+	}
 	if (p->zero && !head) {
 		uint64_t end = p->ext.host + p->ext.len;
 
@@ -483,6 +493,8 @@ static void write_reserve(struct piece *p)
 	if (!piece_answered(p, ret))
 		return;
 	p->reserved = true;
+	if (img->crypt)
+		p->ext.flags &= ~EXT_CLEAN;	/* zeroes in the file are not the disk's */
 	if (img->eng.turn == p) {
 		img->eng.turn = NULL;
 		coded_pump(img);
@@ -494,6 +506,20 @@ static void write_reserve(struct piece *p)
 		lock_shrink(p, end);
 	}
 	piece_reserved(p);
+}
+
+/* Into space that is there: sectors of it, which become the range to be filled and written. */
+static void write_ciphered(struct piece *p)
+{
+	uint64_t off = round_down(p->off, CRYPT_SECTOR);
+	uint64_t end = round_up(p->off + p->len, CRYPT_SECTOR);
+
+	if (!p->lock_held && !lock_range(p, off, end))
+		return;
+	p->ext.host -= p->off - off;
+	p->ext.off = off;
+	p->ext.len = end - off;
+	copyup_step(p);
 }
 
 /* A ZERO that has to be written: is there nothing to do, because zeroes are read there anyway? */
@@ -530,14 +556,19 @@ static void write_map(struct piece *p)
 		piece_abort(p, ret);
 		return;
 	}
-	if (p->zero && p->ext.type != EXT_DATA && !nothing)
+	if (img->crypt && !nothing)
+		p->ext.len = cipher_limit(p, p->ext.len);
+	else if (p->zero && p->ext.type != EXT_DATA && !nothing)
 		p->ext.len = MIN(p->ext.len, ENGINE_ZEROES);
 	if (!split_ready(p, p->ext.len))
 		return;
 	if (nothing) {
 		piece_end(p, 0);
 	} else if (p->ext.type == EXT_DATA && p->ext.flags & EXT_WRITABLE) {
-		write_inplace(p);
+		if (img->crypt)
+			write_ciphered(p);
+		else
+			write_inplace(p);
 	} else if (!img->fmt->reserve) {
 		piece_abort(p, -EROFS);
 	} else if (piece_lock(p, p->off, p->off + p->len)) {
@@ -581,7 +612,7 @@ static void zero_plain(struct piece *p)
 	if (!split_ready(p, p->ext.len))
 		return;
 	if (p->op == TAPIMG_DISCARD) {
-		piece_io(p, IO_DISCARD, p->ext.file, p->ext.host, p->len, NULL, 0, inplace_done);
+		piece_io(p, IO_DISCARD, p->ext.file, p->ext.host, p->len, NULL, 0, piece_inplace_done);
 		return;
 	}
 	p->state = PS_IO;
@@ -592,7 +623,7 @@ static void zero_plain(struct piece *p)
 	p->io.off = p->ext.host;
 	p->io.len = p->len;
 	p->io.iovcnt = 0;
-	p->io.done = inplace_done;
+	p->io.done = piece_inplace_done;
 	file_submit(&p->io);
 }
 

@@ -162,7 +162,18 @@ int piece_buffers(struct piece *p, const struct iovec **iov)
 	return n;
 }
 
-void piece_copy_out(struct piece *p, const void *src)
+/* One way or the other; *@at moves on. */
+static void copy_part(void *part, uint8_t **at, size_t len, bool out)
+{
+	if (!*at) {
+		memset(part, 0, len);
+		return;
+	}
+	memcpy(out ? part : *at, out ? *at : part, len);
+	*at += len;
+}
+
+static void piece_copy(struct piece *p, uint8_t *buf, bool out)
 {
 	const struct iovec *v = p->req->iov;
 	uint64_t skip = p->off - p->req->off, len = p->len;
@@ -175,15 +186,20 @@ void piece_copy_out(struct piece *p, const void *src)
 			continue;
 		}
 		take = MIN(len, v->iov_len - skip);
-		if (src) {
-			memcpy((char *)v->iov_base + skip, src, take);
-			src = (const char *)src + take;
-		} else {
-			memset((char *)v->iov_base + skip, 0, take);
-		}
+		copy_part((char *)v->iov_base + skip, &buf, take, out);
 		len -= take;
 		skip = 0;
 	}
+}
+
+void piece_copy_out(struct piece *p, const void *src)
+{
+	piece_copy(p, (uint8_t *)src, true);
+}
+
+void piece_copy_in(struct piece *p, void *dst)
+{
+	piece_copy(p, dst, false);
 }
 
 void piece_io(struct piece *p, enum io_op op, struct file *file, uint64_t host, uint64_t len,
@@ -430,6 +446,10 @@ static void read_step(struct piece *p)
 	}
 	switch (p->ext.type) {
 	case EXT_DATA:
+		if (p->ext.layer->crypt) {
+			cipher_read(p);
+			return;
+		}
 		ret = piece_buffers(p, &iov);
 		if (ret < 0)
 			goto out;

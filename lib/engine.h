@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * engine.h - the request engine, shared by engine.c, engine-write.c and engine-coded.c
+ * engine.h - the request engine, shared by engine.c, engine-write.c, engine-coded.c and engine-cipher.c
  *
  *	MAP --readable or writable in place--> IO --> DONE
  *	 | `-- write to anything else --> LOCK --> RESERVE --> COPYUP --> IO --> COMMIT --> DONE
@@ -30,7 +30,7 @@
 
 enum piece_state {
 	PS_MAP, PS_LOCK, PS_RESERVE, PS_COPYUP, PS_COPYING, PS_IO, PS_COMMIT, PS_UNMAP,
-	PS_ENCODE, PS_CODED_READ, PS_DECODE, PS_SYNC,
+	PS_ENCODE, PS_CODED_READ, PS_DECODE, PS_CIPHER, PS_SYNC,
 };
 
 /* How the part of a unit beside the data is filled when it is written for the first time. */
@@ -74,7 +74,7 @@ struct piece {
 	/* coded units */
 	struct work work;
 	void *buf;			/* coded bytes, or the bytes to be coded */
-	void *out;			/* where they go, when that is not the caller's buffer */
+	void *out;			/* where they go, when that is not the caller's buffer; enciphered bytes */
 	uint32_t buf_len;
 	int work_ret;
 	struct decoded_unit *unit;
@@ -108,7 +108,8 @@ void piece_done(struct piece *p, int ret);
 int piece_iov(struct piece *p, uint64_t off, uint64_t len, struct iovec *out, int max);
 /* the request's buffers for all of this piece, as *iov; their number or -ENOMEM */
 int piece_buffers(struct piece *p, const struct iovec **iov);
-void piece_copy_out(struct piece *p, const void *src);	/* into the request's buffers */
+void piece_copy_out(struct piece *p, const void *src);	/* into the request's buffers; NULL: zeroes */
+void piece_copy_in(struct piece *p, void *dst);		/* out of them */
 void piece_io(struct piece *p, enum io_op op, struct file *file, uint64_t host, uint64_t len,
 	      const struct iovec *iov, int iovcnt, void (*done)(struct io *));
 
@@ -124,7 +125,13 @@ void piece_unlock(struct piece *p);
 bool piece_slow(struct piece *p);				/* false: it waits */
 void piece_reserved(struct piece *p);				/* ext is an EXT_NEW: go on with COPYUP */
 void piece_new_done(struct io *io);				/* its data are written: go on with COMMIT */
+void piece_inplace_done(struct io *io);				/* the same where there is nothing to commit */
 void piece_abort(struct piece *p, int ret);			/* gives back what was reserved, done */
+
+/* engine-cipher.c: layers with img->crypt */
+uint64_t cipher_limit(const struct piece *p, uint64_t len);	/* so much of it as one piece */
+void cipher_read(struct piece *p);			/* ext is DATA */
+void cipher_write(struct piece *p);			/* all of ext: the data, and the sides of p->up */
 
 /* engine-coded.c */
 int coded_init(struct tapimg *img);

@@ -72,9 +72,14 @@ struct create {
 	/* @file is opened right after: what can only be appended to is left open-ended (format.streams) */
 	bool unfinished;
 	struct tapimg *backing_img;	/* open, or NULL */
+	tapimg_secret *secret;		/* secret_ask() for the driver */
+	void *secret_arg;
 };
 /* value of an option as given, or NULL */
 const char *create_opt(const struct create *c, const char *name);
+/* The secret of the new image, in @buf: its length or a negative errno, explained.  @id: may be NULL. */
+int create_secret(const struct create *c, const char *format, const char *id, uint8_t *buf,
+		  size_t size, struct tapimg_err *err);
 
 struct format {
 	const char *name;

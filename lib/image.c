@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "checked.h"
+#include "crypt.h"
 #include "image.h"
 #include "open.h"
 
@@ -60,6 +61,20 @@ uint64_t image_cache_size(const struct tapimg *img, uint64_t total)
 	if (img->opts.cache_size)
 		return img->opts.cache_size;
 	return MIN(total, CACHE_DEFAULT_MAX);
+}
+
+int image_secret(const struct tapimg *img, uint8_t *buf, size_t size, struct tapimg_err *err)
+{
+	struct tapimg_secret_ask ask = {
+		.filename = img->path, .format = img->fmt->name, .id = img->opts.key_secret,
+		.buf = buf, .size = size,
+	};
+	int ret;
+
+	if (!img->opts.secret)
+		return err_set(err, -ENOKEY, "%s: it is enciphered, and no secret was given", img->name);
+	ret = img->opts.secret(img->opts.secret_arg, &ask, err);
+	return ret < 0 ? err_prefix(err, ret, "%s", img->name) : ret;
 }
 
 /* ------------------------------------------------------------------- failures */
@@ -205,6 +220,8 @@ void image_free(struct tapimg *img)
 	free((char *)img->opts.snapshot);
 	free((char *)img->opts.data_file);
 	free((char *)img->opts.disk);
+	free((char *)img->opts.key_secret);
+	crypt_free(img->crypt);
 	free(img->failure);
 	free(img);
 }

@@ -36,6 +36,7 @@ struct tapimg {
 	struct file *file;		/* what the image lives in */
 	struct meta *meta;		/* NULL: the format has no cached metadata */
 	struct tapimg *backing;		/* layer below, or NULL */
+	struct crypt *crypt;		/* what its data are enciphered with (crypt.h), or NULL; set by open, freed here */
 	struct tapimg_loop *loop;
 	uint64_t size;			/* virtual, bytes */
 	uint32_t unit;			/* engine: reservations exclude each other by this, power of two; 1: never reserves */
@@ -75,6 +76,11 @@ int image_open_file(struct tapimg_loop *loop, struct file *file, const struct ta
  */
 int image_gate(const struct tapimg_open_opts *opts, enum tapimg_role role, const char *referrer,
 	       const char *path, struct tapimg_err *err);
+/*
+ * For a driver's open: the secret of the layer, in @buf; its length or a negative errno, explained.
+ * To be wiped (crypt_wipe) after use.  Not to be asked for with TAPIMG_NO_IO or TAPIMG_CHECK.
+ */
+int image_secret(const struct tapimg *img, uint8_t *buf, size_t size, struct tapimg_err *err);
 /* How a file of an image opened with TAPIMG_* @flags is opened: FILE_*.  Data files as well. */
 unsigned image_file_flags(unsigned flags);
 /*

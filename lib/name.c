@@ -225,6 +225,28 @@ static int backing_node(json_t *node, struct name *n, struct tapimg_err *err)
 	return n->backing ? 0 : err_set(err, -ENOMEM, "no memory");
 }
 
+/* {"format":"aes","key-secret":"id"}: the format is the image's to know. */
+static int encrypt_node(json_t *node, struct name *n, struct tapimg_err *err)
+{
+	const char *key;
+	json_t *val;
+	int ret = 0;
+
+	if (!json_is_object(node))
+		return err_set(err, -EINVAL, "key 'encrypt' wants an object");
+	json_object_foreach(node, key, val) {
+		if (!strcmp(key, "key-secret"))
+			ret = set_string(&n->key_secret, "encrypt.key-secret", val, err);
+		else if (strcmp(key, "format") != 0)
+			ret = err_set(err, -EINVAL, "key 'encrypt.%s' is not known", key);
+		else if (!json_is_string(val) || strcmp(json_string_value(val), "aes") != 0)
+			ret = err_set(err, -ENOTSUP, "key 'encrypt.format': only aes is known");
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
 static int layer_key(const char *key, json_t *val, struct name *n, struct tapimg_err *err)
 {
 	if (!strcmp(key, "driver"))
@@ -245,8 +267,10 @@ static int layer_key(const char *key, json_t *val, struct name *n, struct tapimg
 		return backing_node(val, n, err);
 	if (is_tuning(key))
 		return 0;
-	if (!strcmp(key, "encrypt") || !strcmp(key, "key-secret"))
-		return err_set(err, -ENOTSUP, "key '%s': encryption is not supported", key);
+	if (!strcmp(key, "encrypt"))
+		return encrypt_node(val, n, err);
+	if (!strcmp(key, "key-secret"))
+		return set_string(&n->key_secret, key, val, err);
 	return err_set(err, -EINVAL, "key '%s' is not known", key);
 }
 
@@ -330,6 +354,7 @@ void name_free(struct name *n)
 	free(n->format);
 	free(n->data_file);
 	free(n->disk);
+	free(n->key_secret);
 	free(n->backing);
 	memset(n, 0, sizeof(*n));
 }

@@ -18,6 +18,7 @@ struct name {
 	uint64_t offset, size;	/* raw: a window; size 0: to the end */
 	char *data_file;
 	char *disk;		/* of a container, by name or number */
+	char *key_secret;	/* id of the secret that it is enciphered with */
 	enum name_backing backing_kind;
 	char *backing;		/* with NAME_BACKING_GIVEN: a name, maybe "json:..." */
 };

@@ -180,6 +180,7 @@ static struct tapimg *image_new(struct tapimg_loop *loop, struct file *file,
 	img->opts.snapshot = copy_string(s->o.snapshot, &failed);
 	img->opts.data_file = copy_string(s->o.data_file, &failed);
 	img->opts.disk = copy_string(s->o.disk, &failed);
+	img->opts.key_secret = copy_string(s->o.key_secret, &failed);
 	img->name = copy_string(s->text, &failed);
 	img->path = copy_string(s->n.path ? s->n.path : s->text, &failed);
 	if (fmt->state_size)
@@ -273,6 +274,8 @@ static int spec_parse(struct spec *s, struct tapimg_err *err)
 		s->o.data_file = s->n.data_file;
 	if (!s->o.disk)
 		s->o.disk = s->n.disk;
+	if (!s->o.key_secret)
+		s->o.key_secret = s->n.key_secret;
 	return 0;
 }
 
@@ -311,6 +314,8 @@ static bool spec_below(struct tapimg *top, struct tapimg *img, const struct spec
 	s->o.cache_size = top->opts.cache_size;
 	s->o.gate = top->opts.gate;
 	s->o.gate_arg = top->opts.gate_arg;
+	s->o.secret = top->opts.secret;
+	s->o.secret_arg = top->opts.secret_arg;
 	return s->text;
 }
 

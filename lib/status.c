@@ -21,9 +21,12 @@ static void status_from_extent(const struct extent *e, struct tapimg_status *st)
 	st->depth = e->depth;
 	switch (e->type) {
 	case EXT_DATA:
-		st->flags = TAPIMG_ST_DATA | TAPIMG_ST_ALLOCATED | TAPIMG_ST_OFFSET;
-		st->host = e->host;
+		st->flags = TAPIMG_ST_DATA | TAPIMG_ST_ALLOCATED;
 		st->filename = e->file->name;
+		if (e->layer->crypt)
+			break;		/* what lies there is not what is read */
+		st->flags |= TAPIMG_ST_OFFSET;
+		st->host = e->host;
 		break;
 	case EXT_CODED:
 		st->flags = TAPIMG_ST_DATA | TAPIMG_ST_ALLOCATED | TAPIMG_ST_COMPRESSED;
@@ -59,7 +62,8 @@ static void extent_refine(struct extent *e, bool *unwritten)
 	bool data;
 
 	*unwritten = false;
-	if (e->type != EXT_DATA || e->layer->writable || e->layer->fmt->raw || e->file->block_dev ||
+	if (e->type != EXT_DATA || e->layer->crypt || e->layer->writable || e->layer->fmt->raw ||
+	    e->file->block_dev ||
 	    file_status(e->file, e->host, &n, &data) || !n)
 		return;
 	/* by whole clusters: the rest of one that was written in part is as much in use as that part */

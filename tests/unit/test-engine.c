@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #include "checked.h"
+#include "crypt.h"
 #include "engine.h"
 
 #define UNIT 4096
@@ -35,7 +36,7 @@ static struct file *file;
 static struct tapimg img, below;
 static struct toy toy, toy_below;
 static uint8_t store[4 * DISK];
-static struct io *held[64];
+static struct io *held[512];
 static unsigned nheld;
 static bool hold;
 static int fail_write;
@@ -615,6 +616,193 @@ START_TEST(shorter_layer_below)
 }
 END_TEST
 
+/* ------------------------------------------------------------------- enciphered */
+
+static struct crypt *key_new(uint8_t byte)
+{
+	uint8_t key[32];
+	struct crypt *c;
+
+	for (unsigned i = 0; i < sizeof(key); i++)
+		key[i] = byte + i;
+	ck_assert_int_eq(crypt_new(CRYPT_AES_XTS_PLAIN, key, sizeof(key), "toy", &c, NULL), 0);
+	return c;
+}
+
+static void cipher_setup(void)
+{
+	setup();
+	img.crypt = key_new(1);
+}
+
+static void cipher_teardown(void)
+{
+	struct crypt *a = img.crypt, *b = below.crypt;
+
+	teardown();
+	crypt_free(a);
+	crypt_free(b);
+}
+
+/* What the file holds for a unit, deciphered here. */
+static const uint8_t *stored(struct crypt *c, unsigned unit, unsigned host)
+{
+	static uint8_t out[UNIT];
+
+	ck_assert_int_eq(crypt_sectors(c, false, unit * UNIT / CRYPT_SECTOR, out, store + host * UNIT,
+				       UNIT), 0);
+	return out;
+}
+
+/* A new unit: what lies below is deciphered with its own key, and zeroes are enciphered too. */
+START_TEST(cipher_new_unit)
+{
+	uint8_t *lower = store + 40 * UNIT;
+
+	below.crypt = key_new(99);
+	memset(buf, 0x42, UNIT);
+	ck_assert_int_eq(crypt_sectors(below.crypt, true, 2 * UNIT / CRYPT_SECTOR, lower, buf, UNIT), 0);
+	toy_below.map[2].type = T_DATA;
+	toy_below.map[2].host = 40;
+	toy.clean = _i;
+	memset(store, 0, 4 * UNIT);
+	memset(buf, 7, UNIT);
+	ck_assert_int_eq(run(TAPIMG_WRITE, buf, 2 * UNIT + 100, 300), 0);
+	ck_assert_int_eq(run(TAPIMG_WRITE, buf, 5 * UNIT + 1000, 1), 0);
+	ck_assert(all(stored(img.crypt, 2, 0), 0x42, 100) && all(stored(img.crypt, 2, 0) + 100, 7, 300) &&
+		  all(stored(img.crypt, 2, 0) + 400, 0x42, UNIT - 400));
+	ck_assert(all(stored(img.crypt, 5, 1), 0, 1000) && stored(img.crypt, 5, 1)[1000] == 7 &&
+		  all(stored(img.crypt, 5, 1) + 1001, 0, UNIT - 1001));
+	ck_assert_int_eq(run(TAPIMG_READ, back, 0, DISK), 0);
+	ck_assert(!memcmp(back + 2 * UNIT, stored(img.crypt, 2, 0), UNIT) && all(back, 0, 2 * UNIT));
+	ck_assert(!memcmp(back + 5 * UNIT, stored(img.crypt, 5, 1), UNIT));
+	ck_assert(all(buf, 7, UNIT));	/* the caller's bytes are not touched */
+	/* zeroes that have to be written are */
+	toy.no_unmap = true;
+	ck_assert_int_eq(run(TAPIMG_ZERO, NULL, 2 * UNIT, UNIT), 0);
+	ck_assert(all(stored(img.crypt, 2, 0), 0, UNIT));
+	ck_assert(!all(store, 0, UNIT));
+}
+END_TEST
+
+/*
+ * Random requests at random alignments, up to six at once, over the same units; requests that
+ * overlap are never in flight together, those that only share a sector are.
+ */
+START_TEST(cipher_random)
+{
+	static uint8_t want[DISK], data[6][3 * UNIT];
+	struct call c[6];
+	unsigned seed = _i;
+
+	img.size = DISK - 700;		/* ends inside a sector */
+	for (int round = 0; round < 300; round++) {
+		uint64_t at = rand_r(&seed) % 2000;
+		int n = 0;
+
+		if (toy.next > 40) {	/* the store is full: all over again */
+			toy = (struct toy){ .no_unmap = rand_r(&seed) % 2 };
+			list_init(&toy.waiters);
+			memset(want, 0, sizeof(want));
+		}
+		hold = true;
+		memset(c, 0, sizeof(c));
+		for (; n < 6 && at < img.size; n++) {
+			uint64_t len = 1 + rand_r(&seed) % (rand_r(&seed) % 2 ? 700 : 3 * UNIT), cut;
+			int op = rand_r(&seed) % 4;
+
+			if (rand_r(&seed) % 3 == 0) {
+				at = round_up(at, CRYPT_SECTOR);
+				len = round_up(len, CRYPT_SECTOR);
+			}
+			if (at >= img.size)
+				break;
+			len = MIN(MIN(len, img.size - at), sizeof(data[0]));
+			cut = len / 3;
+			for (uint64_t i = 0; i < len; i++)
+				data[n][i] = rand_r(&seed);
+			start(c + n, op == 3 ? TAPIMG_ZERO : op ? TAPIMG_WRITE : TAPIMG_READ, data[n], at, len);
+			if (op == 3)
+				memset(want + at, 0, len);
+			else if (op)
+				memcpy(want + at, data[n], len);
+			at += len + (rand_r(&seed) % 2 ? 0 : cut);
+		}
+		run_dry();
+		for (int i = 0; i < n; i++) {
+			ck_assert(c[i].done && !c[i].req.ret);
+			if (c[i].req.op == TAPIMG_READ)
+				ck_assert(!memcmp(data[i], want + c[i].req.off, c[i].req.len));
+		}
+		hold = false;
+		ck_assert_int_eq(run(TAPIMG_READ, back, 0, img.size), 0);
+		ck_assert(!memcmp(back, want, img.size));
+	}
+	for (unsigned u = 0; u < UNITS - 1; u++)
+		if (toy.map[u].type == T_DATA)
+			ck_assert(!memcmp(stored(img.crypt, u, toy.map[u].host), want + u * UNIT, UNIT));
+}
+END_TEST
+
+/* A whole sector and a part of it at the same time: the part must not bring back the rest. */
+START_TEST(cipher_sector_is_locked)
+{
+	struct call a, b;
+
+	ck_assert_int_eq(run(TAPIMG_WRITE, memset(buf, 1, UNIT), 0, UNIT), 0);
+	hold = true;
+	start(&a, TAPIMG_WRITE, memset(back, 3, 16), 0, 16);
+	turn();
+	start(&b, TAPIMG_WRITE, memset(buf, 2, 512), 0, 512);
+	run_dry();
+	ck_assert(a.done && b.done);
+	hold = false;
+	ck_assert_int_eq(run(TAPIMG_READ, back, 0, UNIT), 0);
+	ck_assert(all(back + 16, 2, 496) && all(back + 512, 1, UNIT - 512));
+}
+END_TEST
+
+static int toy_encode(const struct tapimg *i, const void *src, uint32_t src_len, void *dst,
+		      uint32_t dst_max)
+{
+	return 1;
+}
+
+/* Compressed bytes would go out in the clear. */
+START_TEST(cipher_not_compressed)
+{
+	struct format f = toy_format;
+
+	f.encode = toy_encode;
+	img.fmt = &f;
+	memset(buf, 1, UNIT);
+	ck_assert_int_eq(run(TAPIMG_WRITE_COMPRESSED, buf, 0, UNIT), -ENOTSUP);
+}
+END_TEST
+
+/* More than one is worked on at once, scattered so that it cannot be deciphered in place. */
+START_TEST(cipher_scattered)
+{
+	struct call c;
+	struct iovec iov[3];
+
+	for (unsigned i = 0; i < DISK; i++)
+		buf[i] = i * 7 + i / 512;
+	ck_assert_int_eq(run(TAPIMG_WRITE, buf, 0, DISK), 0);
+	ck_assert_int_eq(run(TAPIMG_WRITE, buf, 0, DISK), 0);	/* in place */
+	memset(&c, 0, sizeof(c));
+	iov[0] = (struct iovec){ back, 512 };
+	iov[1] = (struct iovec){ back + 512, 100 };
+	iov[2] = (struct iovec){ back + 612, DISK - 612 };
+	c.req = (struct tapimg_req){ .op = TAPIMG_READ, .len = DISK, .iov = iov, .iovcnt = 3,
+				     .done = call_done };
+	tapimg_submit(&img, &c.req);
+	run_dry();
+	ck_assert(c.done && !c.req.ret);
+	ck_assert(!memcmp(buf, back, DISK));
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("engine");
@@ -641,6 +829,14 @@ int main(void)
 	tcase_add_test(tc, scattered_buffers);
 	tcase_add_test(tc, bad_requests);
 	tcase_add_test(tc, shorter_layer_below);
+	suite_add_tcase(s, tc);
+	tc = tcase_create("enciphered");
+	tcase_add_checked_fixture(tc, cipher_setup, cipher_teardown);
+	tcase_add_loop_test(tc, cipher_new_unit, 0, 2);
+	tcase_add_loop_test(tc, cipher_random, 0, 3);
+	tcase_add_test(tc, cipher_sector_is_locked);
+	tcase_add_test(tc, cipher_not_compressed);
+	tcase_add_test(tc, cipher_scattered);
 	suite_add_tcase(s, tc);
 	sr = srunner_create(s);
 	srunner_run_all(sr, CK_NORMAL);
