@@ -466,8 +466,26 @@ static void copyup_step(struct piece *p)
 	sides_read(p);
 }
 
+/* A range that is larger than what is written of it, and has to lie inside the file as zeroes. */
+static void whole_done(struct io *io)
+{
+	struct piece *p = container_of(io, struct piece, io);
+	struct tapimg *img = p->img;
+
+	p->ext.flags = (p->ext.flags & ~EXT_WHOLE) | EXT_CLEAN;
+	if (io->ret)
+		piece_abort(p, io->ret);
+	else
+		copyup_step(p);
+	engine_pump(img);
+}
+
 void piece_reserved(struct piece *p)
 {
+	if (p->ext.flags & EXT_WHOLE && (p->ext.off < p->off || p->ext.len > p->len)) {
+		piece_io(p, IO_ZERO, p->ext.file, p->ext.host, p->ext.len, NULL, 0, whole_done);
+		return;
+	}
 	if (p->img->meta && p->img->meta->mutant == META_MUTANT_EARLY_COMMIT) {
 		p->early = true;
 		write_commit(p);

@@ -29,6 +29,7 @@ enum {
 	EXT_KEPT	= 1 << 2,	/* ZERO with space reserved behind it */
 	EXT_EOF		= 1 << 3,	/* ZERO because the layer ends before here (chain_map) */
 	EXT_NONE	= 1 << 4,	/* ZERO because no layer has anything there (chain_map) */
+	EXT_WHOLE	= 1 << 5,	/* NEW: all of the range is zeroed in the file before it is committed */
 };
 
 /* The answer to "where are the bytes of [off, off+len)?" */
@@ -173,6 +174,7 @@ struct format {
 };
 
 extern const struct format raw_format, qcow2_format;
+extern const struct format qcow_format;
 extern const struct format vhd_format, vhd_fixed_format;	/* one name, two kinds of it */
 extern const struct format vmdk_format;
 

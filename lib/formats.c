@@ -10,7 +10,7 @@
 #define PROBE_TAIL 512
 
 static const struct format *const formats[] = {
-	&raw_format, &qcow2_format,
+	&raw_format, &qcow_format, &qcow2_format,
 	&vhd_format,
 	&vmdk_format,
 };
@@ -23,7 +23,7 @@ const char *tapimg_version(void)
 const char *const *tapimg_formats(void)
 {
 	static const char *const names[] = {
-		"raw", "qcow2",
+		"raw", "qcow", "qcow2",
 		"vhd",
 		"vmdk",
 		NULL
