@@ -410,15 +410,15 @@ static int qcow_info(struct tapimg *img, struct tapimg_info *out, struct tapimg_
 
 /* ------------------------------------------------------------- compression */
 
-static int qcow_decode(const struct tapimg *img, uint64_t off, const void *src, uint32_t src_len, void *dst,
-		       uint32_t dst_len)
+static int qcow_decode(const struct tapimg *img, uint64_t off, const void *src, uint32_t src_len,
+		       void *dst, uint32_t dst_len)
 {
 	return deflate_decode(src, src_len, dst, dst_len);
 }
 
 /* In regions nothing is packed; the length has to fit into its bits. */
-static int qcow_encode(const struct tapimg *img, uint64_t off, const void *src, uint32_t src_len, void *dst,
-		       uint32_t dst_max)
+static int qcow_encode(const struct tapimg *img, uint64_t off, const void *src, uint32_t src_len,
+		       void *dst, uint32_t dst_max)
 {
 	if (qcow_of(img)->regions)
 		return 0;

@@ -762,8 +762,8 @@ START_TEST(cipher_sector_is_locked)
 }
 END_TEST
 
-static int toy_encode(const struct tapimg *i, const void *src, uint32_t src_len, void *dst,
-		      uint32_t dst_max)
+static int toy_encode(const struct tapimg *i, uint64_t off, const void *src, uint32_t src_len,
+		      void *dst, uint32_t dst_max)
 {
 	return 1;
 }
