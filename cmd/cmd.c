@@ -73,6 +73,11 @@ void cli_warn(const struct cli *c, const char *fmt, ...)
 	va_end(ap);
 }
 
+static bool is_verb(const struct cli *c)
+{
+	return c->command && !program.single;
+}
+
 int cli_usage_error(const struct cli *c, const char *fmt, ...)
 {
 	va_list ap;
@@ -81,7 +86,7 @@ int cli_usage_error(const struct cli *c, const char *fmt, ...)
 	message(c, "", fmt, ap);
 	va_end(ap);
 	fprintf(stderr, "Try '%s%s%s --help' for more information\n", c->prog,
-		c->command ? " " : "", c->command ? c->command->name : "");
+		is_verb(c) ? " " : "", is_verb(c) ? c->command->name : "");
 	return 1;
 }
 
@@ -108,8 +113,8 @@ static void help_command(const struct cli *c, FILE *out)
 {
 	char head[80];
 
-	fprintf(out, "usage: %s %s %s\n%s\n", c->prog, c->command->name, c->command->usage,
-		c->command->summary);
+	fprintf(out, "usage: %s%s%s %s\n%s\n", c->prog, is_verb(c) ? " " : "",
+		is_verb(c) ? c->command->name : "", c->command->usage, c->command->summary);
 	if (c->command->options->val)
 		fputc('\n', out);
 	for (const struct option_desc *o = c->command->options; o->val; o++) {

@@ -92,6 +92,7 @@ struct program {
 	const char *also;			/* another name it goes by, or NULL */
 	const struct command *const *commands;	/* NULL-terminated, in the order they are shown in */
 	bool long_options;			/* every command knows --help and --untrusted as well */
+	bool single;				/* it is one command, which is not named on the command line */
 	/* util.c: the exit code without a command, and the word for a wrong one */
 	int bare_status;
 	const char *invalid;

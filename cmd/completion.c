@@ -73,7 +73,7 @@ static void bash_command(const struct command *cmd)
 {
 	char buf[256];
 
-	printf("\t%s)\n\t\twords='", cmd->name);
+	printf("\t%s)\n\t\twords='", program.single ? "*" : cmd->name);
 	bash_option_names(cmd);
 	printf("'\n\t\tcase $prev in\n");
 	for (const struct option_desc *o = cmd->options; o->val; o++) {
@@ -95,6 +95,17 @@ static void bash_command(const struct command *cmd)
 	printf("\t\tesac;;\n");
 }
 
+static void bash_verbs(void)
+{
+	printf("\tif [ \"$COMP_CWORD\" -eq 1 ]; then\n\t\tmapfile -t COMPREPLY < <(compgen -W '");
+	for (const struct command *const *p = program.commands; *p; p++) {
+		if (shown(*p))
+			printf("%s ", (*p)->name);
+	}
+	printf("%s' -- \"$cur\")\n\t\treturn\n\tfi\n",
+	       program.long_options ? "--help --version" : "");
+}
+
 static void bash(void)
 {
 	char function[64];
@@ -102,14 +113,9 @@ static void bash(void)
 	printf("# bash completion for %s, made by '%s completion bash'\n%s()\n{\n", program.name,
 	       program.name, function_name(function));
 	printf("\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
-	       "\tlocal words='' values='' kind=''\n\n\tCOMPREPLY=()\n"
-	       "\tif [ \"$COMP_CWORD\" -eq 1 ]; then\n\t\tmapfile -t COMPREPLY < <(compgen -W '");
-	for (const struct command *const *p = program.commands; *p; p++) {
-		if (shown(*p))
-			printf("%s ", (*p)->name);
-	}
-	printf("%s' -- \"$cur\")\n\t\treturn\n\tfi\n",
-	       program.long_options ? "--help --version" : "");
+	       "\tlocal words='' values='' kind=''\n\n\tCOMPREPLY=()\n");
+	if (!program.single)
+		bash_verbs();
 	printf("\tif [ \"$cur\" = = ]; then\n\t\tcur=''\n"
 	       "\telif [ \"$prev\" = = ]; then\n\t\tprev=${COMP_WORDS[COMP_CWORD-2]}\n\tfi\n"
 	       "\tcase ${COMP_WORDS[1]} in\n");
@@ -172,12 +178,9 @@ static void zsh_spec(const struct option_desc *o, bool letter)
 	printf("' \\\n");
 }
 
-static void zsh(void)
+static void zsh_verbs(void)
 {
-	char function[64];
-
-	printf("#compdef %s\n# made by '%s completion zsh'\n\n%s() {\n\tlocal -a verbs\n\tverbs=(\n",
-	       program.name, program.name, function_name(function));
+	printf("\tlocal -a verbs\n\tverbs=(\n");
 	for (const struct command *const *p = program.commands; *p; p++) {
 		if (!shown(*p))
 			continue;
@@ -186,11 +189,22 @@ static void zsh(void)
 		printf("'\n");
 	}
 	printf("\t)\n\tif (( CURRENT == 2 )); then\n\t\t_describe verb verbs\n\t\treturn\n\tfi\n"
-	       "\tlocal verb=$words[2]\n\tshift words\n\t(( CURRENT-- ))\n\tcase $verb in\n");
+	       "\tlocal verb=$words[2]\n\tshift words\n\t(( CURRENT-- ))\n");
+}
+
+static void zsh(void)
+{
+	char function[64];
+
+	printf("#compdef %s\n# made by '%s completion zsh'\n\n%s() {\n", program.name, program.name,
+	       function_name(function));
+	if (!program.single)
+		zsh_verbs();
+	printf("\tcase ${verb:-} in\n");
 	for (const struct command *const *p = program.commands; *p; p++) {
 		if (!shown(*p))
 			continue;
-		printf("\t(%s)\n\t\t_arguments -s \\\n", (*p)->name);
+		printf("\t(%s)\n\t\t_arguments -s \\\n", program.single ? "*" : (*p)->name);
 		for (const struct option_desc *o = (*p)->options; o->val; o++) {
 			if (o->help && o->val < OPT_LONG)
 				zsh_spec(o, true);
@@ -224,7 +238,9 @@ static void fish_option(const struct command *cmd, const struct option_desc *o)
 	char buf[256];
 	const char *words = words_of(o, buf);
 
-	printf("complete -c %s -n '__fish_seen_subcommand_from %s'", program.name, cmd->name);
+	printf("complete -c %s", program.name);
+	if (!program.single)
+		printf(" -n '__fish_seen_subcommand_from %s'", cmd->name);
 	if (o->val < OPT_LONG)
 		printf(" -s %c", o->val);
 	if (o->name)
@@ -246,7 +262,7 @@ static void fish(void)
 {
 	printf("# fish completion for %s, made by '%s completion fish'\n", program.name, program.name);
 	for (const struct command *const *p = program.commands; *p; p++) {
-		if (!shown(*p))
+		if (!shown(*p) || program.single)
 			continue;
 		printf("complete -c %s -f -n __fish_use_subcommand -a %s -d '", program.name,
 		       (*p)->name);
