@@ -27,6 +27,7 @@
 #define PAGES_MAX (256 * 1024)		/* 1 GiB of memory */
 #define TOP_MAX (16 * 1024 * 1024)	/* pages that could be */
 #define L1_CHUNK 8192			/* entries */
+#define HOLE 4096			/* the smallest that a file can have */
 
 enum mark { MARK_FREE, MARK_ALONE, MARK_SHARED };
 
@@ -43,7 +44,7 @@ struct walk {
 	struct tapimg_check *out;	/* NULL: only w->end is wanted */
 	void (*report)(void *arg, char severity, const char *line);
 	void *arg;
-	bool fix;
+	bool fix, fix_leaks;
 	struct usage use;
 	uint64_t end;			/* of what is referred to */
 	uint64_t file_end;		/* where copies go */
@@ -374,21 +375,23 @@ static int stored_bytes(struct walk *w, uint64_t off, uint64_t end, uint64_t *by
 	return 0;
 }
 
-static int leak(struct walk *w, uint64_t off, uint64_t end, bool fix)
+static int leak(struct walk *w, uint64_t off, uint64_t end)
 {
 	uint64_t bytes = 0, n;
 	int ret;
 
-	off = round_up(off, w->q->cluster);
-	if (off >= end || end - off < w->q->cluster)
+	/* file systems keep what is less than a page */
+	off = round_up(off, HOLE);
+	end = round_down(end, HOLE);
+	if (off >= end)
 		return 0;
 	ret = stored_bytes(w, off, end, &bytes);
-	n = bytes >> w->q->cluster_bits;
+	n = div_up(bytes, w->q->cluster);
 	if (ret || !n)
 		return walk_failed(w, ret, "looking for leaked space", off);
 	w->out->leaks += n;
 	say(w, 'L', "%" PRIu64 " clusters from 0x%" PRIx64 " to 0x%" PRIx64 " belong to nothing", n, off, end);
-	if (!fix)
+	if (!w->fix_leaks)
 		return 0;
 	ret = file_zero(w->img->file, off, end - off, IO_MAY_UNMAP | IO_NO_FALLBACK);
 	if (!ret) {
@@ -398,10 +401,17 @@ static int leak(struct walk *w, uint64_t off, uint64_t end, bool fix)
 	return ret == -ENOTSUP ? 0 : walk_failed(w, ret, "giving back leaked space", off);
 }
 
-static int find_leaks(struct walk *w, bool fix)
+static int space(struct walk *w, uint64_t off, uint64_t end)
+{
+	qcow_space_add(&w->q->space, off, end - off);
+	return 0;
+}
+
+/* Calls fn() for whole clusters that nothing is in, between two things that are referred to. */
+static int for_each_free(struct walk *w, int (*fn)(struct walk *w, uint64_t off, uint64_t end))
 {
 	struct usage *u = &w->use;
-	uint64_t stop = MIN(w->end, w->img->file->size) >> u->shift, start = 0;
+	uint64_t stop = MIN(w->end, w->img->file->size) >> u->shift, start = 0, off, end;
 	int ret = 0;
 
 	for (uint64_t i = 0; !ret && i <= stop; i++) {
@@ -411,14 +421,29 @@ static int find_leaks(struct walk *w, bool fix)
 		}
 		if (i < stop && mark_get(u, i) == MARK_FREE)
 			continue;
-		ret = leak(w, start << u->shift, i << u->shift, fix);
+		off = round_up(start << u->shift, w->q->cluster);
+		end = round_down(i << u->shift, w->q->cluster);
+		if (off < end)
+			ret = fn(w, off, end);
 		start = i + 1;
 	}
-	if (!ret && !w->img->file->block_dev)
-		ret = leak(w, round_up(w->end, w->q->cluster), w->img->file->size, fix);
-	if (!ret && fix && !w->img->file->block_dev && w->end < w->img->file->size)
-		ret = walk_failed(w, file_truncate(w->img->file, round_up(w->end, 512)),
-				  "making the file shorter", w->end);
+	return ret;
+}
+
+/* On a device nothing is wasted: who writes next finds it (qcow_find_end). */
+static int find_leaks(struct walk *w)
+{
+	struct file *f = w->img->file;
+	uint64_t end = round_up(w->end, w->q->cluster);
+	int ret = f->block_dev ? 0 : for_each_free(w, leak);
+
+	if (ret || f->block_dev || w->end >= f->size)
+		return ret;
+	if (end < f->size)
+		ret = leak(w, end, f->size);
+	if (!ret && w->fix_leaks)
+		ret = walk_failed(w, file_truncate(f, round_up(w->end, 512)), "making the file shorter",
+				  w->end);
 	return ret;
 }
 
@@ -457,8 +482,10 @@ int qcow_check(struct tapimg *img, unsigned fix, struct tapimg_check *out,
 		ret = walk_run(&w);
 	/* what cannot be trusted must not make space look free */
 	if (!ret)
-		ret = find_leaks(&w, fix & TAPIMG_FIX_LEAKS && !out->check_errors &&
-				 out->corruptions == out->corruptions_fixed);
+		w.fix_leaks = fix & TAPIMG_FIX_LEAKS && !out->check_errors &&
+			      out->corruptions == out->corruptions_fixed;
+	if (!ret)
+		ret = find_leaks(&w);
 	out->image_end = w.end;
 	if (!ret && (w.changed || out->leaks_fixed))
 		ret = after_repair(&w);
@@ -469,8 +496,12 @@ int qcow_check(struct tapimg *img, unsigned fix, struct tapimg_check *out,
 int qcow_find_end(struct tapimg *img, uint64_t *end, struct tapimg_err *err)
 {
 	struct walk w = { .img = img, .q = qcow_of(img), .err = err };
-	int ret = walk_run(&w);
+	int ret = usage_init(&w);
 
+	if (!ret)
+		ret = walk_run(&w);
+	if (!ret)
+		ret = for_each_free(&w, space);
 	*end = w.end;
 	walk_end(&w);
 	return ret;

@@ -191,17 +191,22 @@ static int write_l1(const struct create *c, const struct plan *p, uint32_t *sum,
 	return ret;
 }
 
+/* A device holds old bytes where nothing was written. */
+static bool grows_clean(const struct file *f)
+{
+	return f->grows_clean && !f->block_dev;
+}
+
 static int space_for(struct file *f, enum tapimg_prealloc how, uint64_t off, uint64_t len)
 {
 	int ret;
 
 	if (how == TAPIMG_PREALLOC_FALLOC) {
 		ret = file_prealloc(f, off, len);
-		if (ret != -ENOTSUP && (ret || !f->block_dev))
+		if (ret != -ENOTSUP && (ret || grows_clean(f)))
 			return ret;
 	}
-	/* a device holds old bytes where nothing was written */
-	if (how == TAPIMG_PREALLOC_METADATA && !f->block_dev)
+	if (how == TAPIMG_PREALLOC_METADATA && grows_clean(f))
 		return 0;
 	return file_zero(f, off, len, 0);
 }
@@ -235,9 +240,8 @@ static int write_image(const struct create *c, const struct plan *p, uint32_t mt
 	uint32_t sum = 0;
 	int ret = h ? 0 : -ENOMEM;
 
-	/* zeroes: what grows reads so, a device does not */
 	if (!ret)
-		ret = f->block_dev ? file_zero(f, 0, p->start, 0) : file_truncate(f, p->start);
+		ret = grows_clean(f) ? file_truncate(f, p->start) : file_zero(f, 0, p->start, 0);
 	if (ret)
 		err_errno(err, ret, "%s: making the L1 table", c->name);
 	if (!ret && p->prealloc != TAPIMG_PREALLOC_OFF)

@@ -178,6 +178,8 @@ int qcow_map(struct tapimg *img, uint64_t off, uint64_t len, unsigned flags, str
 		r.data = entry;
 		r.host = entry;
 		run_entries(q, &r, b->data + (at & (img->meta->bsize - 1)), entries_left(img, at));
+	} else {
+		r.len = (((off >> q->l1_shift) + 1) << q->l1_shift) - start;
 	}
 	if (r.open && r.len < r.want)
 		run_further(img, &r, start);

@@ -295,7 +295,7 @@ int qcow_set_end(struct tapimg *img, uint64_t end, struct tapimg_err *err)
 	int ret = 0;
 
 	qcow_space_free(&q->space);
-	end = round_up(end, 512);
+	end = round_up(end, q->cluster);
 	if (!f->block_dev && f->size != end)
 		ret = file_truncate(f, end);
 	if (ret)
@@ -321,8 +321,9 @@ static int prepare_writing(struct tapimg *img, struct tapimg_err *err)
 	}
 	if (f->block_dev)
 		return qcow_find_end(img, &q->end, err);
-	q->end = f->size;
-	q->clean = f->grows_clean ? f->size : UINT64_MAX;
+	/* the last cluster may have been written only in part, and be longer than the file */
+	q->end = round_up(f->size, q->cluster);
+	q->clean = f->grows_clean ? q->end : UINT64_MAX;
 	return 0;
 }
 
@@ -348,6 +349,7 @@ static int qcow_open(struct tapimg *img, const struct tapimg_open_opts *o, struc
 	img->cluster = q->cluster;
 	img->unit = q->regions ? 1U << q->l1_shift : q->cluster;
 	img->writable = img->flags & TAPIMG_RDWR;
+	q->wseq = img->file->wseq;
 	if (img->writable && !(img->flags & TAPIMG_CHECK))
 		ret = prepare_writing(img, err);
 	return ret;
@@ -370,12 +372,31 @@ static int store_sum(struct tapimg *img, struct tapimg_err *err)
 	return ret ? err_errno(err, ret, "%s: writing the checksum", img->name) : 0;
 }
 
+/*
+ * The file holds all of the last cluster, also where nothing was written of it: QEMU would put
+ * compressed data behind the end that it finds.
+ */
+static int whole_file(struct tapimg *img, struct tapimg_err *err)
+{
+	struct qcow *q = qcow_of(img);
+	struct file *f = img->file;
+	int ret;
+
+	if (q->end == UINT64_MAX || f->block_dev || !img->writable || img->failed ||
+	    f->logical_end >= q->end || f->wseq == q->wseq)
+		return 0;
+	ret = file_truncate(f, q->end);
+	return ret ? err_errno(err, ret, "%s: setting the file's size to %" PRIu64, img->name, q->end) : 0;
+}
+
 static int qcow_close(struct tapimg *img, struct tapimg_err *err)
 {
 	struct qcow *q = qcow_of(img);
 	int ret = 0;
 
 	if (img->meta)
+		ret = whole_file(img, err);
+	if (img->meta && !ret)
 		ret = store_sum(img, err);
 	meta_destroy(img->meta);
 	img->meta = NULL;

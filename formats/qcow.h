@@ -75,6 +75,7 @@ struct qcow {
 	uint64_t clean;			/* from here on the file has never been written */
 	struct qcow_space space;
 	bool l1_changed;
+	uint64_t wseq;			/* the file's at open: nothing is written to a file that was not */
 };
 
 static inline struct qcow *qcow_of(const struct tapimg *img)
@@ -169,7 +170,10 @@ int qcow_make_empty(struct tapimg *img, struct tapimg_err *err);
 int qcow_check(struct tapimg *img, unsigned fix, struct tapimg_check *out,
 	       void (*report)(void *arg, char severity, const char *line), void *arg,
 	       struct tapimg_err *err);
-/* The end of the last thing that is referred to, for devices, which have no end of their own. */
+/*
+ * For devices, which have no end of their own: that of the last thing that is referred to.  What is free
+ * before goes into q->space.
+ */
 int qcow_find_end(struct tapimg *img, uint64_t *end, struct tapimg_err *err);
 
 #endif
