@@ -2,7 +2,7 @@
 /*
  * imgio.c - does a list of operations on an image through the public interface, many at a time
  *
- *	imgio [-d DEPTH] [-f FORMAT] [-t MODE] [-p POOL] [-o ORACLE] IMAGE <list
+ *	imgio [-d DEPTH] [-f FORMAT] [-t MODE] [-p POOL] [-o ORACLE] [-k PASSPHRASE] IMAGE <list
  *
  * One operation a line, numbers in bytes:
  *	w OFF LEN AT	write LEN bytes of the pool file from AT on
@@ -233,6 +233,17 @@ static void read_list(struct run *r)
 		turn(r);
 }
 
+/* A tapimg_secret: the text given with -k. */
+static int passphrase(void *arg, const struct tapimg_secret_ask *ask, struct tapimg_err *err)
+{
+	size_t len = strlen(arg);
+
+	if (len > ask->size)
+		return -E2BIG;
+	memcpy(ask->buf, arg, len);
+	return (int)len;
+}
+
 int main(int argc, char **argv)
 {
 	struct run *r = calloc(1, sizeof(*r));
@@ -243,11 +254,15 @@ int main(int argc, char **argv)
 	if (!r)
 		die("memory");
 	r->depth = 8;
-	while ((c = getopt(argc, argv, "d:f:t:p:o:")) != -1)
+	while ((c = getopt(argc, argv, "d:f:t:p:o:k:")) != -1)
 		switch (c) {
 		case 'd': r->depth = atoi(optarg); break;
 		case 'f': opts.format = optarg; break;
 		case 't': opts.flags = mode_flags(optarg); break;
+		case 'k':
+			opts.secret = passphrase;
+			opts.secret_arg = optarg;
+			break;
 		case 'p': r->pool = map_file(optarg, &r->pool_len); break;
 		case 'o': r->oracle = map_file(optarg, &r->oracle_len); break;
 		default: return 2;

@@ -80,7 +80,60 @@ static bool vmdk_leaks(const struct world *w, bool repaired)
 	return !repaired || w->geo.variant == V_COWD || w->geo.cluster_bits < 11;
 }
 
+/* ------------------------------------------------------------------------ QCOW */
+
+/* Variants: QEMU's layout and Xen's; the number of L2 bits is drawn with the size of the clusters. */
+static void qcow_draw(struct world *w)
+{
+	struct rng *r = &w->rng;
+	struct geo *g = &w->geo;
+	bool xen = rng_pct(r, 30);
+
+	g->raw_top = g->v2 = g->ext_l2 = g->lazy = g->data_file = false;
+	g->cluster_bits = 9 + rng_below(r, xen || rng_pct(r, 60) ? 4 : 8);
+	g->variant = (xen ? 9 : rng_pct(r, 50) ? 6 : 6 + rng_below(r, 8)) | (xen ? 16 : 0);
+	g->size = MIN(rng_range(r, 3, rng_pct(r, 15) ? 3000 : 300) << g->cluster_bits, 16 * MiB);
+	if (rng_pct(r, 40))
+		g->size += rng_range(r, 1, 64) * 512;
+	g->prealloc_meta &= !g->below;
+	for (unsigned i = 0; i < g->below; i++) {
+		g->layer[i].cluster_bits = 9 + rng_below(r, 8);
+		g->layer[i].variant = 6 + rng_below(r, 8);
+		g->layer[i].size = rng_pct(r, 40) ? rng_range(r, 1, g->size / 512) * 512 : g->size;
+	}
+}
+
+static unsigned qcow_options(const struct world *w, unsigned i, struct tapimg_opt *opts,
+			     char text[4][16])
+{
+	const struct geo *g = &w->geo;
+	unsigned variant = i < g->below ? g->layer[i].variant : g->variant, n = 0;
+
+	snprintf(text[0], 16, "%u", 1U << (i < g->below ? g->layer[i].cluster_bits : g->cluster_bits));
+	snprintf(text[1], 16, "%u", 1U << (variant & 15));
+	opts[n++] = (struct tapimg_opt){ "cluster_size", text[0] };
+	opts[n++] = (struct tapimg_opt){ "l2_entries", text[1] };
+	if (variant & 16)
+		opts[n++] = (struct tapimg_opt){ "layout", "xen" };
+	if (i == g->below && g->prealloc_meta)
+		opts[n++] = (struct tapimg_opt){ "preallocation", "metadata" };
+	return n;
+}
+
+static bool never_plain(const struct world *w, unsigned i)
+{
+	return false;
+}
+
+/* What is freed is known only until the image is closed, and this disk makes no holes of it. */
+static bool qcow_leaks(const struct world *w, bool repaired)
+{
+	return true;
+}
+
 static const struct wformat formats[] = {
+	{ .name = "qcow", .draw = qcow_draw, .options = qcow_options, .plain = never_plain,
+	  .leaks = qcow_leaks },
 	{ .name = "vmdk", .draw = vmdk_draw, .options = vmdk_options, .plain = vmdk_plain,
 	  .leaks = vmdk_leaks },
 };
