@@ -72,9 +72,16 @@ void metrics_stop(struct vbd *v)
 
 /* ---------------------------------------------------------------- what is left */
 
+/* A process that nobody has waited for yet is dead as well: it has no program any more. */
 static bool is_dead(int pid)
 {
-	return pid > 0 && kill(pid, 0) < 0 && errno == ESRCH;
+	char path[32], exe[1];
+
+	if (pid <= 0)
+		return false;
+	snprintf(path, sizeof(path), "/proc/%d/exe", pid);
+	return (kill(pid, 0) < 0 && errno == ESRCH) ||
+	       (readlink(path, exe, sizeof(exe)) < 0 && errno == ENOENT);
 }
 
 static void remove_dir(const char *path)
