@@ -49,7 +49,6 @@ struct control {
 enum {
 	JOB_MUTANT_NO_FOLLOW = 1,	/* J3: what changes meanwhile is not copied again */
 	JOB_MUTANT_NO_FLUSH,		/* J1: the top is emptied before all is durable below */
-	JOB_MUTANT_NO_HOLD,		/* J4: space freed below is used at once */
 	JOB_MUTANT_LINK_FIRST,		/* J2: the middle is left out before it is copied */
 	JOB_MUTANTS
 };

@@ -135,7 +135,7 @@ static int prepare(struct job *j, struct tapimg_err *err)
 	}
 	if (!ret && j->control->mutant == JOB_MUTANT_LINK_FIRST && j->layer)
 		ret = relink(j, err);
-	if (!ret && dst->meta && j->control->mutant != JOB_MUTANT_NO_HOLD) {
+	if (!ret && dst->meta) {
 		meta_enter(dst->meta, &j->hold);
 		j->held = true;
 	}
