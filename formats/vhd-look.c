@@ -369,8 +369,8 @@ const char *vhd_look_parent_format(const struct vhd_look *l)
 	if (vhd_uuid_zero(uuid))
 		return "raw";
 	if (memcmp(uuid, FORMAT_UUID, sizeof(FORMAT_UUID) - 1))
-		return "vhd";
+		return "vpc";
 	memcpy(name, uuid + sizeof(FORMAT_UUID) - 1, FORMAT_MAX);
 	fmt = format_find(name);
-	return fmt ? fmt->name : "vhd";
+	return fmt ? fmt->name : "vpc";
 }

@@ -305,8 +305,8 @@ static int fixed_map(struct tapimg *img, uint64_t off, uint64_t len, unsigned fl
 
 /* Takes the place of vhd_format in an image that turns out to be a fixed disk. */
 const struct format vhd_fixed_format = {
-	.name		= "vhd",
-	.alias		= "vpc",
+	.name		= "vpc",
+	.alias		= "vhd",
 	.state_size	= sizeof(struct vhd),
 	.open		= vhd_open,
 	.close		= vhd_close,
@@ -317,8 +317,8 @@ const struct format vhd_fixed_format = {
 };
 
 const struct format vhd_format = {
-	.name		= "vhd",
-	.alias		= "vpc",
+	.name		= "vpc",
+	.alias		= "vhd",
 	.state_size	= sizeof(struct vhd),
 	.opts		= vhd_opts,
 	.probe		= vhd_probe,

@@ -266,7 +266,7 @@ int vhd_look_end(const struct vhd_look *l, uint64_t *end, struct tapimg_err *err
  */
 char *vhd_look_parent(const struct vhd_look *l, const char *path,
 		      const struct tapimg_open_opts *opts, struct tapimg_loop *loop);
-/* "raw", "vhd" or another format: by the parent's UUID.  NULL: it has no parent. */
+/* "raw", "vpc" or another format: by the parent's UUID.  NULL: it has no parent. */
 const char *vhd_look_parent_format(const struct vhd_look *l);
 
 /* -------------------------------------------------------------- the open image */

@@ -187,9 +187,14 @@ int tapimg_set_backing(struct tapimg *img, const char *name, const char *format,
 		return ret;
 	if (name && !*name)
 		name = NULL;
-	if (name && format && !format_find(format))
-		return err_set(err, -ENOTSUP, "%s: unknown format '%s' of the backing file", img->name,
-			       format);
+	if (name && format) {
+		const struct format *fmt = format_find(format);
+
+		if (!fmt)
+			return err_set(err, -ENOTSUP, "%s: unknown format '%s' of the backing file",
+				       img->name, format);
+		format = fmt->name;	/* the one that other products know */
+	}
 	if (name) {
 		path = name_resolve(img->path, name);
 		if (!path)

@@ -170,7 +170,8 @@ static int create_image(struct tapimg_loop *loop, const char *name, struct tapim
 		return ret;
 	c.size = o->size;
 	c.backing = o->backing;
-	c.backing_format = o->backing_format;
+	/* by the name that other products know, whatever it was called here */
+	c.backing_format = o->backing ? format_find(o->backing_format)->name : NULL;
 	c.opts = o->opts;
 	c.nopts = o->nopts;
 	c.exclusive = o->exclusive;

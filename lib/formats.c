@@ -24,7 +24,7 @@ const char *const *tapimg_formats(void)
 {
 	static const char *const names[] = {
 		"raw", "qcow", "qcow2",
-		"vhd",
+		"vpc",
 		"vmdk",
 		NULL
 	};

@@ -68,6 +68,7 @@ def environment(opt, src):
     build = os.path.abspath(opt.build)
     env.update(TAPIMG=os.path.join(build, 'tapimg'), TAPIMG_BUILD=build, TAPIMG_SRC=src,
                LC_ALL='C.UTF-8')
+    env.setdefault('CK_DEFAULT_TIMEOUT', '60')      # 4 s are short on a busy machine
     if sanitized(build):
         env.setdefault('ASAN_OPTIONS', 'abort_on_error=0:detect_leaks=1')
         env.setdefault('UBSAN_OPTIONS', 'print_stacktrace=1')
