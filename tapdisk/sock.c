@@ -60,7 +60,7 @@ int sock_listen_unix(const char *path, struct tapimg_err *err)
 	if (fd < 0)
 		return err_errno(err, -errno, "%s", path);
 	ret = bind_path(fd, &sa);
-	if (!ret && listen(fd, 16) < 0)
+	if (!ret && listen(fd, 128) < 0)
 		ret = -errno;
 	if (!ret)
 		return fd;
