@@ -219,7 +219,7 @@ static int extent_add(struct tapimg *img, uint64_t len, struct tapimg_err *err)
 	struct vmdk *v = vmdk_of(img);
 	const struct vmdk_extent *last = &v->x[v->nx - 1];
 	const struct vmdk_line *l = last->line;
-	char *name = l->file ? next_name(l->file) : NULL, *line = NULL;
+	char *name = l && l->file ? next_name(l->file) : NULL, *line = NULL;
 	int ret;
 
 	if (!name)
@@ -296,7 +296,7 @@ static int size_write(struct tapimg *img, struct tapimg_err *err)
 		ret = set_capacity(x, x->len, err);
 	if (ret || !v->desc.text)
 		return ret;
-	for (unsigned i = 0; i < v->nx && !ret; i++)
+	for (unsigned i = 0; i < v->nx && v->x[i].line && !ret; i++)
 		ret = vmdk_desc_set_sectors(&v->desc, v->x[i].line->number, v->x[i].len / VMDK_SECTOR);
 	if (!ret)
 		ret = set_cylinders(img, size);

@@ -20,6 +20,9 @@
 
 #include "vmdk.h"
 
+#define FRONT_ALIGN 4096	/* parts of the front may be aligned to that */
+#define FRONT_PASSES 8		/* so many until all are found; the usual order takes two */
+
 /* ------------------------------------------------------------------- headers */
 
 struct head {
@@ -139,42 +142,49 @@ static int directory_read(struct vmdk_extent *x, uint64_t off, uint32_t n, const
 }
 
 /*
- * Grains lie behind what is in front of the file: header, descriptor, directories, and the tables
- * that begin before overHead.  @end: bytes.
+ * Grains lie behind what is in front of the file: header, descriptor, directories and tables, one after
+ * the other as far as overHead.  What of them is elsewhere lies among the grains.
  */
+static uint64_t part_end(const struct vmdk_sparse *s, uint64_t off, uint64_t len, uint64_t end)
+{
+	return off <= round_up(end, FRONT_ALIGN) && off + len <= s->overhead ? MAX(end, off + len) : end;
+}
+
 static uint64_t tables_end(const struct vmdk_sparse *s, const uint32_t *gd, uint64_t end)
 {
-	uint64_t table = 4ULL << s->gt_bits;
-
-	for (uint32_t i = 0; gd && i < s->ngd; i++) {
-		uint64_t at = gd[i] * VMDK_SECTOR;
-
-		if (gd[i] > VMDK_GTE_ZERO && at + table <= s->overhead)
-			end = MAX(end, at + table);
-	}
+	for (uint32_t i = 0; gd && i < s->ngd; i++)
+		if (gd[i] > VMDK_GTE_ZERO)
+			end = part_end(s, gd[i] * VMDK_SECTOR, 4ULL << s->gt_bits, end);
 	return end;
 }
 
-static uint64_t part_end(const struct vmdk_sparse *s, uint64_t off, uint64_t len, uint64_t end)
+static uint64_t front_end(const struct vmdk_sparse *s, uint64_t desc_off, uint64_t desc_len)
 {
-	return off + len <= s->overhead ? MAX(end, off + len) : end;
+	uint64_t end = s->cowd ? VC_LEN : VMDK_SECTOR, was;
+	unsigned n = 0;
+
+	do {		/* in whatever order they come */
+		was = end;
+		if (desc_len)
+			end = part_end(s, desc_off, desc_len, end);
+		if (s->rgd)
+			end = part_end(s, s->rgd_off, 4ULL * s->ngd, end);
+		end = tables_end(s, s->rgd, end);
+		end = part_end(s, s->gd_off, 4ULL * s->ngd, end);
+		end = tables_end(s, s->gd, end);
+	} while (end != was && ++n < FRONT_PASSES);
+	return end;
 }
 
 static void set_layout(struct tapimg *img, struct vmdk_extent *x, const struct head *h)
 {
 	struct vmdk *v = vmdk_of(img);
 	struct vmdk_sparse *s = x->priv;
-	uint64_t end = s->cowd ? VC_LEN : VMDK_SECTOR, gd_len = 4ULL * s->ngd;
 	uint64_t align = MAX(x->grain, VMDK_SECTOR);
+	bool inside = x->file == img->file && v->desc_max;
 
 	s->overhead = MIN(h->overhead, x->file->size / VMDK_SECTOR) * VMDK_SECTOR;
-	if (x->file == img->file && v->desc_max)
-		end = part_end(s, v->desc_off, v->desc_max, end);
-	end = part_end(s, s->gd_off, gd_len, end);
-	if (s->rgd)
-		end = part_end(s, s->rgd_off, gd_len, end);
-	end = tables_end(s, s->gd, end);
-	s->data_min = tables_end(s, s->rgd, end);
+	s->data_min = front_end(s, v->desc_off, inside ? v->desc_max : 0);
 	/* the last grain may be cut short in the file; its place is taken all the same */
 	s->end = round_up(MAX(x->file->size, s->overhead), s->cowd ? VMDK_SECTOR : align);
 	if (s->cowd)
@@ -213,6 +223,11 @@ static int load(struct tapimg *img, struct vmdk_extent *x, const struct head *h,
 		if (ret)
 			return ret;
 	}
+	if (s->rgd && s->rgd_off != s->gd_off && s->rgd_off < s->gd_off + 4ULL * s->ngd &&
+	    s->gd_off < s->rgd_off + 4ULL * s->ngd)
+		return err_set(err, -EUCLEAN, "%s: the two grain directories, at 0x%" PRIx64 " and 0x%" PRIx64
+			       ", overlap: the capacity in the header is too large", x->path, s->gd_off,
+			       s->rgd_off);
 	set_layout(img, x, h);
 	return 0;
 }

@@ -12,74 +12,6 @@
 #include "checked.h"
 #include "fuzz.h"
 
-#define PART (64 * KiB)
-#define MOST_STEPS 300
-
-static uint8_t one[PART], two[PART];
-
-/* Places worth looking at: the beginning, the end, and a few between. */
-static uint64_t place(const struct tapimg *img, unsigned i)
-{
-	uint64_t size = tapimg_size(img);
-
-	switch (i) {
-	case 0: return 0;
-	case 1: return size > PART ? size - PART : 0;
-	case 2: return size / 2;
-	default: return size ? (i * 0x9e3779b97f4a7c15ULL) % size : 0;
-	}
-}
-
-static void look_status(struct tapimg *img)
-{
-	uint64_t size = tapimg_size(img), off = 0;
-	unsigned n;
-
-	for (n = 0; n < MOST_STEPS && off < size; n++) {
-		struct tapimg_status st;
-
-		if (tapimg_block_status(img, off, size - off, 0, &st))
-			return;
-		FUZZ_ASSERT(st.off == off && st.len >= 1 && st.len <= size - off);
-		off += st.len;
-	}
-}
-
-static void look_read(struct tapimg *img, unsigned where)
-{
-	uint64_t off = place(img, where), size = tapimg_size(img);
-	uint64_t len = MIN(PART, size - off), half = len / 2;
-	int ret;
-
-	memset(one, 1, sizeof(one));
-	memset(two, 2, sizeof(two));
-	ret = tapimg_pread(img, one, len, off);
-	if (ret)
-		return;
-	ret = tapimg_pread(img, two, half, off);
-	if (!ret)
-		ret = tapimg_pread(img, two + half, len - half, off + half);
-	FUZZ_ASSERT(!ret && !memcmp(one, two, len));
-}
-
-static void look_info(struct tapimg *img)
-{
-	const struct tapimg_info *info;
-	struct tapimg_err err = { 0 };
-	unsigned i;
-
-	if (tapimg_info(img, &info, &err)) {
-		FUZZ_ASSERT(err.text[0]);
-		return;
-	}
-	for (i = 0; i < info->nsnapshots; i++)
-		FUZZ_ASSERT(info->snapshots[i].id && info->snapshots[i].name);
-	for (i = 0; i < info->nbitmaps; i++)
-		FUZZ_ASSERT(info->bitmaps[i].name);
-	for (i = 0; i < info->nfacts; i++)
-		FUZZ_ASSERT(info->facts[i].key);
-}
-
 static void read_only(struct fuzz *f, const char *snapshot, char *first_snap, size_t snap_size)
 {
 	struct tapimg *img = fuzz_open(f, "qcow2", 0, snapshot);
@@ -88,32 +20,13 @@ static void read_only(struct fuzz *f, const char *snapshot, char *first_snap, si
 
 	if (!img)
 		return;
-	look_info(img);
+	fuzz_look_info(img);
 	if (first_snap && !tapimg_info(img, &info, NULL) && info->nsnapshots)
 		snprintf(first_snap, snap_size, "%s", info->snapshots[0].id);
-	look_status(img);
+	fuzz_look_status(img);
 	for (i = 0; i < 8; i++)
-		look_read(img, i);
+		fuzz_look_read(img, i);
 	tapimg_close(img, NULL);
-}
-
-static void write_some(struct tapimg *img)
-{
-	unsigned i;
-
-	for (i = 0; i < 8; i++) {
-		uint64_t off = place(img, i), len = MIN(1000 + 5000 * i, tapimg_size(img) - off);
-
-		memset(one, 0xc0 + i, len);
-		if (i == 4 || i == 6)
-			tapimg_zero(img, off, len, i == 4 ? TAPIMG_REQ_MAY_UNMAP : 0);
-		else if (i == 5)
-			tapimg_discard(img, round_down(off, 4096), len);
-		else if (!tapimg_pwrite(img, one, len, off) && !tapimg_pread(img, two, len, off))
-			FUZZ_ASSERT(!memcmp(one, two, len));
-		if (i == 3)
-			tapimg_flush(img);
-	}
 }
 
 static void writing(struct fuzz *f)
@@ -123,19 +36,19 @@ static void writing(struct fuzz *f)
 
 	if (!img)
 		return;
-	write_some(img);
-	look_status(img);
+	fuzz_write_some(img);
+	fuzz_look_status(img);
 	switch (tapimg_size(img) % 7) {
 	case 0: case 1:
 		tapimg_snapshot_create(img, "new", &err);
-		write_some(img);
+		fuzz_write_some(img);
 		tapimg_snapshot_apply(img, "new", &err);
 		tapimg_snapshot_delete(img, "1", &err);
 		break;
 	case 2: case 3:
 		if (tapimg_size(img) < GiB)
 			tapimg_resize(img, tapimg_size(img) + 70000, TAPIMG_PREALLOC_OFF, false, &err);
-		write_some(img);
+		fuzz_write_some(img);
 		break;
 	case 4: case 5:
 		tapimg_bitmap_add(img, "new", 0, false, &err);

@@ -30,7 +30,7 @@ void fuzz_put(struct fuzz *f, const uint8_t *data, size_t size)
 
 static bool refuse(void *arg, enum tapimg_role role, const char *referrer, const char *path)
 {
-	return role == TAPIMG_ROLE_DATA && !strcmp(path, "sim:data");
+	return (role == TAPIMG_ROLE_DATA || role == TAPIMG_ROLE_EXTENT) && !strcmp(path, "sim:data");
 }
 
 struct tapimg *fuzz_open(struct fuzz *f, const char *format, unsigned flags, const char *snapshot)

@@ -25,6 +25,12 @@ void fuzz_put(struct fuzz *f, const uint8_t *data, size_t size);
  */
 struct tapimg *fuzz_open(struct fuzz *f, const char *format, unsigned flags, const char *snapshot);
 
+/* look.c: what must hold of an image that could be opened; @where: one of several places */
+void fuzz_look_info(struct tapimg *img);
+void fuzz_look_status(struct tapimg *img);
+void fuzz_look_read(struct tapimg *img, unsigned where);
+void fuzz_write_some(struct tapimg *img);
+
 /* Changes a field that means something in a qcow2 image: header, tables, counts. */
 size_t fuzz_mutate_qcow2(uint8_t *data, size_t size, size_t max, unsigned seed);
 
