@@ -21,6 +21,7 @@
 #include "log.h"
 
 #define RETRY_NS 1000000000ULL		/* no space: so long until the next try */
+#define TELL_NS (600 * RETRY_NS)		/* and so long until it is said again */
 #define LEGS_AGAIN 255			/* in disk_req.legs: this is the second try */
 
 /* -------------------------------------------------------------------- requests */
@@ -138,15 +139,19 @@ static void use_standby(struct disk *d)
 /* The request is put back, to be submitted again. */
 static void wait_for_space(struct disk *d, struct disk_req *r)
 {
-	if (!(d->held & HELD_NOSPACE))
+	uint64_t now = loop_now(d->loop);
+
+	if (!d->nospace_ns || now - d->nospace_ns > TELL_NS) {
 		log_warn("%s: no space left: requests wait for it", d->props.name);
+		d->nospace_ns = now;
+	}
 	d->st.op[r->req.op].submitted--;
 	d->st.op[r->req.op].bytes -= r->req.len;
 	d->inflight--;
 	list_push(&d->waiting, &r->node);
 	disk_bar(d, HELD_NOSPACE);
 	loop_timer_cancel(&d->timer);
-	loop_timer_arm(d->loop, &d->timer, loop_now(d->loop) + RETRY_NS);
+	loop_timer_arm(d->loop, &d->timer, now + RETRY_NS);
 }
 
 bool disk_nospace(struct disk *d, struct disk_req *r)

@@ -64,6 +64,7 @@ struct disk {
 	struct tapimg *img2;		/* secondary */
 	struct list copies;		/* unused requests for it */
 	bool mirror_failed;
+	uint64_t nospace_ns;		/* when it was last said that requests wait for space; 0: never */
 	bool standby_used;
 	uint64_t redirected;		/* sectors written to the standby in place of the first image */
 };

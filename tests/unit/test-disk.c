@@ -8,8 +8,10 @@
 
 #include "checked.h"
 #include "disk.h"
+#include "log.h"
 #include "scratch.h"
 #include "server.h"
+#include "simdisk.h"
 #include "stats.h"
 
 static struct server s;
@@ -397,6 +399,107 @@ START_TEST(a_mirror_gets_every_change)
 }
 END_TEST
 
+/* ------------------------------------------------------------------- no space */
+
+/* A qcow2 image on a device that is nearly full. */
+static struct sim *small_device(void)
+{
+	struct sim_cfg cfg = { .seed = 1, .sector = 512, .align = 1, .tick_ns = 1000 };
+	struct tapimg_create_opts o = { .format = "qcow2", .size = 4 * MiB, .in_place = true };
+	struct sim *sim = sim_new(&cfg);
+
+	sim_attach(sim, s.loop);
+	ck_assert_int_eq(sim_make(sim, "full", MiB, true), 0);
+	ck_assert_msg(!tapimg_create(s.loop, "sim:full", &o, &err), "%s", err.text);
+	return sim;
+}
+
+/* Writes until there is no space, or all of it is written; where it ended. */
+static uint64_t fill(struct disk *d, int *ret)
+{
+	static uint8_t buf[65536];
+	uint64_t off;
+
+	*ret = 0;
+	for (off = 0; off < 4 * MiB && !*ret; off += sizeof(buf)) {
+		memset(buf, (int)(1 + off / sizeof(buf)), sizeof(buf));
+		*ret = io(d, TAPIMG_WRITE, buf, sizeof(buf), off);
+	}
+	return off;
+}
+
+START_TEST(no_space_is_reported_or_waited_for)
+{
+	struct sim *sim = small_device();
+	struct disk *d = open_disk("qcow2:sim:full");
+	uint8_t buf[65536] = { 9 };
+	struct one o;
+	int ret;
+
+	ck_assert_uint_lt(fill(d, &ret), 2 * MiB);
+	ck_assert_int_eq(ret, -ENOSPC);
+	ck_assert_int_eq(io(d, TAPIMG_READ, buf, 512, 0), 0);
+	ck_assert_int_eq(disk_close(d, false, &err), 0);
+	d = open_disk("qcow2:sim:full,on-enospc=stop");
+	start(d, &o, TAPIMG_WRITE, buf, sizeof(buf), 3 * MiB);
+	for (int i = 0; i < 50; i++)
+		tapimg_loop_run(s.loop, true);
+	ck_assert(!o.done);
+	/* a client that goes away does not wait for ever */
+	ck_assert_int_eq(disk_close(d, true, &err), 0);
+	ck_assert(o.done);
+	ck_assert_int_ne(o.r.req.ret, 0);
+	sim_detach(sim);
+	sim_free(sim);
+}
+END_TEST
+
+START_TEST(the_standby_takes_over_without_space)
+{
+	struct sim *sim = small_device();
+	struct disk *d;
+	static uint8_t buf[65536];
+	int ret;
+
+	make_image("standby.qcow2", "qcow2", 4 * MiB, NULL, NULL);
+	d = open_disk("qcow2:sim:full,secondary=qcow2:standby.qcow2,standby");
+	ck_assert_uint_eq(fill(d, &ret), 4 * MiB);
+	ck_assert_int_eq(ret, 0);
+	ck_assert_str_eq(tapimg_filename(disk_image(d)), "standby.qcow2");
+	ck_assert_ptr_nonnull(tapimg_backing(disk_image(d)));
+	for (uint64_t off = 0; off < 4 * MiB; off += sizeof(buf)) {
+		ck_assert_int_eq(io(d, TAPIMG_READ, buf, sizeof(buf), off), 0);
+		ck_assert(filled(buf, (uint8_t)(1 + off / sizeof(buf)), sizeof(buf)));
+	}
+	ck_assert_int_eq(disk_close(d, false, &err), 0);
+	/* what came before is not in the standby */
+	d = open_disk("qcow2:standby.qcow2");
+	ck_assert_int_eq(io(d, TAPIMG_READ, buf, sizeof(buf), 0), 0);
+	ck_assert(filled(buf, 0, sizeof(buf)));
+	ck_assert_int_eq(io(d, TAPIMG_READ, buf, sizeof(buf), 4 * MiB - sizeof(buf)), 0);
+	ck_assert(filled(buf, 64, sizeof(buf)));
+	ck_assert_int_eq(disk_close(d, false, &err), 0);
+	sim_detach(sim);
+	sim_free(sim);
+}
+END_TEST
+
+START_TEST(a_mirror_that_fails_is_dropped)
+{
+	struct sim *sim = small_device();
+	struct disk *d;
+	int ret;
+
+	make_image("a.raw", "raw", 4 * MiB, NULL, NULL);
+	d = open_disk("raw:a.raw,secondary=qcow2:sim:full");
+	ck_assert_uint_eq(fill(d, &ret), 4 * MiB);
+	ck_assert_int_eq(ret, 0);
+	ck_assert_int_eq(disk_close(d, false, &err), 0);
+	sim_detach(sim);
+	sim_free(sim);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("disk");
@@ -404,6 +507,7 @@ int main(void)
 	SRunner *sr;
 	int failed;
 
+	log_setup("test-disk", false, LOG_LVL_NONE);
 	tcase_set_timeout(tc, 60);
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, null_answers_at_once_and_checks_ranges);
@@ -418,6 +522,9 @@ int main(void)
 	tcase_add_test(tc, limits_are_kept);
 	tcase_add_test(tc, users_are_told);
 	tcase_add_test(tc, a_mirror_gets_every_change);
+	tcase_add_test(tc, no_space_is_reported_or_waited_for);
+	tcase_add_test(tc, the_standby_takes_over_without_space);
+	tcase_add_test(tc, a_mirror_that_fails_is_dropped);
 	suite_add_tcase(suite, tc);
 	sr = srunner_create(suite);
 	srunner_run_all(sr, CK_NORMAL);
