@@ -330,7 +330,7 @@ static void job_task(struct task *t)
 
 		c->job = j;
 		j->running = true;
-		if (!j->cancelled)
+		if (!j->cancelled && !c->server->stopping)
 			ret = job_run(j, &err);
 		c->job = NULL;
 		job_end(j, ret, &err);
@@ -403,6 +403,7 @@ void job_free(struct vbd *v)
 	if (!j)
 		return;
 	v->job = NULL;
+	list_del(&j->node);		/* it may wait for its turn */
 	free(j->path);
 	free(j);
 }
