@@ -248,6 +248,7 @@ enum progress_mode { PROGRESS_OFF, PROGRESS_HUMAN, PROGRESS_JSON };
 struct progress {
 	enum progress_mode mode;
 	const char *verb;
+	FILE *out;			/* for people */
 	bool tty, begun;
 	uint64_t start_ns, next_ns;	/* CLOCK_MONOTONIC */
 	uint64_t done, total;
@@ -259,6 +260,7 @@ struct progress {
 /* For an OPT_PROGRESS argument: 0 or -1 after a message. */
 int cli_progress_mode(const struct cli *c, const char *arg, enum progress_mode *mode);
 void progress_start(struct progress *p, const struct cli *c, enum progress_mode mode);
+void progress_to_stderr(struct progress *p);	/* stdout is the result's */
 int progress_report(void *p, uint64_t done, uint64_t total);	/* a tapimg_progress */
 /* The last line. @ok: it went to the end (100 %). */
 void progress_end(struct progress *p, bool ok);

@@ -139,6 +139,7 @@ static bool take_mark(int val, struct args *a)
 		return true;
 	case VAL_SALVAGE:
 		a->copy.flags |= TAPIMG_COPY_SALVAGE;
+		a->src_flags |= TAPIMG_SALVAGE;
 		return true;
 	}
 	return false;
@@ -255,6 +256,12 @@ static int verify(struct cli *c, struct args *a)
 
 /* ------------------------------------------------------------------------ sources */
 
+static bool is_stdout(const char *name)
+{
+	return !strcmp(name, "/dev/stdout") || !strcmp(name, "/dev/fd/1") ||
+	       !strcmp(name, "/proc/self/fd/1");
+}
+
 static int open_sources(struct cli *c, struct args *a)
 {
 	unsigned n = (unsigned)cli_operands(c) - 1;
@@ -268,6 +275,10 @@ static int open_sources(struct cli *c, struct args *a)
 		if (cli_open(c, cli_operand(c), &a->common.how, a->src_flags, &a->srcs[a->nsrcs]))
 			return -1;
 	a->name = cli_operand(c);
+	if (!strcmp(a->name, "-"))
+		a->name = "/dev/stdout";
+	if (is_stdout(a->name))
+		progress_to_stderr(&a->job.progress);
 	if (n > 1 && a->create.backing) {
 		cli_error(c, "Having a backing file for the target makes no sense when concatenating "
 			  "multiple input images");

@@ -47,11 +47,18 @@ void progress_start(struct progress *p, const struct cli *c, enum progress_mode 
 	memset(p, 0, sizeof(*p));
 	p->mode = mode;
 	p->verb = c->command->name;
+	p->out = stdout;
 	p->tty = isatty(STDOUT_FILENO);
 	p->start_ns = now_ns();
 	sigemptyset(&set);
 	sigaddset(&set, SIGUSR1);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+void progress_to_stderr(struct progress *p)
+{
+	p->out = stderr;
+	p->tty = isatty(STDERR_FILENO);
 }
 
 static double percent(const struct progress *p)
@@ -84,16 +91,16 @@ static void sample(struct progress *p, uint64_t now)
 		p->npast = ARRAY_SIZE(p->past);
 }
 
-static void print_left(double seconds)
+static void print_left(FILE *out, double seconds)
 {
 	unsigned long s = (unsigned long)(seconds + 0.5);
 
 	if (s >= 360000)
-		printf(", days left");
+		fprintf(out, ", days left");
 	else if (s >= 3600)
-		printf(", %lu:%02lu:%02lu left", s / 3600, s / 60 % 60, s % 60);
+		fprintf(out, ", %lu:%02lu:%02lu left", s / 3600, s / 60 % 60, s % 60);
 	else
-		printf(", %lu:%02lu left", s / 60, s % 60);
+		fprintf(out, ", %lu:%02lu left", s / 60, s % 60);
 }
 
 static void paint(const struct progress *p, uint64_t now)
@@ -101,18 +108,18 @@ static void paint(const struct progress *p, uint64_t now)
 	char done[32], total[32], speed[32];
 	double r = rate(p, now);
 
-	printf("    (%3.2f/100%%)", percent(p));
+	fprintf(p->out, "    (%3.2f/100%%)", percent(p));
 	if (p->tty) {
-		printf(" %s of %s", print_size(done, p->done), print_size(total, p->total));
+		fprintf(p->out, " %s of %s", print_size(done, p->done), print_size(total, p->total));
 		if (r >= 1) {
-			printf(", %s/s", print_size(speed, (uint64_t)r));
+			fprintf(p->out, ", %s/s", print_size(speed, (uint64_t)r));
 			if (p->done < p->total)
-				print_left((double)(p->total - p->done) / r);
+				print_left(p->out, (double)(p->total - p->done) / r);
 		}
-		fputs("\033[K", stdout);
+		fputs("\033[K", p->out);
 	}
-	putchar('\r');
-	fflush(stdout);
+	putc('\r', p->out);
+	fflush(p->out);
 }
 
 static void paint_json(const struct progress *p, uint64_t now, const char *state)
@@ -155,8 +162,8 @@ int progress_report(void *arg, uint64_t done, uint64_t total)
 	} else if (p->mode == PROGRESS_HUMAN) {
 		paint(p, now);
 	} else if (asked()) {
-		printf("    (%3.2f/100%%)\n", percent(p));
-		fflush(stdout);
+		fprintf(p->out, "    (%3.2f/100%%)\n", percent(p));
+		fflush(p->out);
 	}
 	return 0;
 }
@@ -172,7 +179,7 @@ void progress_end(struct progress *p, bool ok)
 	} else if (p->mode == PROGRESS_HUMAN) {
 		if (ok || p->begun)
 			paint(p, now);
-		putchar('\n');
-		fflush(stdout);
+		putc('\n', p->out);
+		fflush(p->out);
 	}
 }

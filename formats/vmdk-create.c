@@ -8,6 +8,7 @@
  *	twoGbMaxExtentSparse	X.vmdk, X-s001.vmdk, ...
  *	twoGbMaxExtentFlat	X.vmdk, X-f001.vmdk, ...
  *	vmfsSparse		X.vmdk, X-delta.vmdk
+ *	streamOptimized		X.vmdk: see vmdk-stream-write.c
  *
  * A sparse extent gets all its grain tables at once, in both copies, as VMware's products want them;
  * being zeroes they take no space in the file.  COWD gets them when they are needed.
@@ -23,15 +24,15 @@
 #include "name.h"
 #include "opt.h"
 #include "target.h"
-#include "vmdk.h"
 #include "vmdk-make.h"
+#include "vmdk-stream.h"
 
 #define SPLIT_SIZE (2 * GiB)
 #define GTES 512U
 #define FILL (2 * MiB)
 
 #define SUBFORMATS "monolithicSparse|monolithicFlat|twoGbMaxExtentSparse|twoGbMaxExtentFlat|" \
-		   "vmfs|vmfsSparse"
+		   "vmfs|vmfsSparse|streamOptimized"
 #define ADAPTERS "ide|lsilogic|buslogic|legacyESX|pvscsi"
 
 const struct tapimg_opt_desc vmdk_opts[] = {
@@ -56,6 +57,8 @@ const struct tapimg_opt_desc vmdk_opts[] = {
 	  TAPIMG_OPT_CREATE },
 	{ "grain_size", "size", NULL, "of sparse types: 64k, of vmfsSparse 512", TAPIMG_OPT_CREATE },
 	{ "extent_size", "size", NULL, "of split types: 2G", TAPIMG_OPT_CREATE },
+	{ "compression_level", "str", "6", "of streamOptimized: 1 (fast) to 12 (small)",
+	  TAPIMG_OPT_CREATE },
 	{ "preallocation", "off|falloc|full", "off", "of flat types: allocate, or write zeroes",
 	  TAPIMG_OPT_CREATE },
 	{ "nocow", "on|off", "off", "no copy-on-write in the file system (btrfs)",
@@ -65,12 +68,13 @@ const struct tapimg_opt_desc vmdk_opts[] = {
 
 /* How the sub-formats differ; in the order of SUBFORMATS. */
 static const struct vmdk_subformat subformats[] = {
-	{ "monolithicSparse", VMDK_SPARSE, NULL, 0, false },
-	{ "monolithicFlat", VMDK_FLAT, "-flat", 0, false },
-	{ "twoGbMaxExtentSparse", VMDK_SPARSE, "-s%03u", SPLIT_SIZE, false },
-	{ "twoGbMaxExtentFlat", VMDK_FLAT, "-f%03u", SPLIT_SIZE, false },
-	{ "vmfs", VMDK_VMFS, "-flat", 0, true },
-	{ "vmfsSparse", VMDK_VMFSSPARSE, "-delta", 0, true },
+	{ "monolithicSparse", VMDK_SPARSE, NULL, 0, false, false },
+	{ "monolithicFlat", VMDK_FLAT, "-flat", 0, false, false },
+	{ "twoGbMaxExtentSparse", VMDK_SPARSE, "-s%03u", SPLIT_SIZE, false, false },
+	{ "twoGbMaxExtentFlat", VMDK_FLAT, "-f%03u", SPLIT_SIZE, false, false },
+	{ "vmfs", VMDK_VMFS, "-flat", 0, true, false },
+	{ "vmfsSparse", VMDK_VMFSSPARSE, "-delta", 0, true, false },
+	{ "streamOptimized", VMDK_SPARSE, NULL, 0, true, true },
 };
 
 /* --------------------------------------------------------------------- options */
@@ -136,6 +140,27 @@ static bool is_number(const char *s)
 	return n && n <= 10 && !s[n];
 }
 
+/*
+ * A stream's id is at its front, before a byte of the contents is known, and the same copy has to make
+ * the same stream: so it comes from what the disk looks like.
+ */
+static void stream_ids(struct vmdk_params *p)
+{
+	uint64_t h = 0xcbf29ce484222325ULL;
+	char text[200];
+	int n = snprintf(text, sizeof(text), "%" PRIu64 "/%s/%s/%s/%s", p->size, p->adapter, p->hw, p->tools,
+			 p->uuid);
+	uint32_t v[4];
+
+	for (unsigned k = 0; k < 4; k++) {
+		for (int i = 0; i < n; i++)
+			h = (h ^ (uint8_t)text[i]) * 0x100000001b3ULL;
+		v[k] = h >> 32;
+	}
+	p->cid = v[3] >= VMDK_CID_NEVER ? 1 : v[3];
+	snprintf(p->long_id, sizeof(p->long_id), "%08x%08x%08x%08x", v[0], v[1], v[2], p->cid);
+}
+
 static int parse_ids(struct vmdk_params *p, struct tapimg_err *err)
 {
 	const struct create *c = p->c;
@@ -146,6 +171,8 @@ static int parse_ids(struct vmdk_params *p, struct tapimg_err *err)
 	if (uuid && vmdk_uuid_text(uuid, p->uuid))
 		return err_set(err, -EINVAL, "%s: uuid '%s' does not have 32 hexadecimal digits", c->name,
 			       uuid);
+	if (!id && p->sub->stream)
+		stream_ids(p);
 	if (!id)
 		return 0;
 	if (parse_hex16(id, b) || get_be32(b + 12) >= VMDK_CID_NEVER)
@@ -160,6 +187,7 @@ static int parse_ids(struct vmdk_params *p, struct tapimg_err *err)
 int vmdk_params_parse(const struct create *c, struct vmdk_params *p, struct tapimg_err *err)
 {
 	const char *adapter = create_opt(c, "adapter_type"), *geometry = create_opt(c, "geometry");
+	const char *level = create_opt(c, "compression_level");
 	bool compat6 = create_opt_bool(c, &vmdk_format, "compat6");
 
 	memset(p, 0, sizeof(*p));
@@ -173,6 +201,10 @@ int vmdk_params_parse(const struct create *c, struct vmdk_params *p, struct tapi
 	p->tools = p->tools ? p->tools : "2147483647";
 	p->prealloc = create_opt_enum(c, &vmdk_format, "preallocation");
 	p->zeroed = create_opt_bool(c, &vmdk_format, "zeroed_grain");
+	p->level = level ? strtoul(level, NULL, 10) : VMDK_STREAM_LEVEL;
+	if (level && (!is_number(level) || p->level < 1 || p->level > 12))
+		return err_set(err, -EINVAL, "%s: compression_level '%s' is not a number from 1 to 12", c->name,
+			       level);
 	if (create_opt(c, "hwversion") && compat6)
 		return err_set(err, -EINVAL, "%s: compat6 and hwversion exclude each other", c->name);
 	if (!is_number(p->hw) || !is_number(p->tools))
@@ -182,6 +214,25 @@ int vmdk_params_parse(const struct create *c, struct vmdk_params *p, struct tapi
 			       geometry);
 	vmdk_geometry(p);
 	return parse_ids(p, err);
+}
+
+static int check_stream(struct vmdk_params *p, struct tapimg_err *err)
+{
+	const struct create *c = p->c;
+	uint64_t max = VMDK_MAX_GD * VMDK_STREAM_GTES * VMDK_STREAM_GRAIN;
+
+	if (p->grain != VMDK_STREAM_GRAIN || p->zeroed || p->prealloc)
+		return err_set(err, -ENOTSUP, "%s: streamOptimized has grains of 64k, no zeroed ones, and no "
+			       "preallocation", c->name);
+	if (c->backing)
+		return err_set(err, -ENOTSUP, "%s: streamOptimized cannot have a backing file", c->name);
+	if (p->size > max)
+		return err_set(err, -EFBIG, "%s: a disk of %" PRIu64 " bytes is too large for streamOptimized, "
+			       "which stops at %" PRIu64, c->name, p->size, max);
+	if (c->file && c->file->block_dev)
+		return err_set(err, -ENOTSUP, "%s: streamOptimized has its footer at the end of the file, and a "
+			       "device ends elsewhere", c->name);
+	return 0;
 }
 
 static bool sub_sparse(const struct vmdk_params *p)
@@ -218,6 +269,12 @@ static int check(struct vmdk_params *p, struct tapimg_err *err)
 	if (sparse && (p->grain < VMDK_SECTOR || !is_pow2(p->grain) || p->grain > 2 * MiB))
 		return err_set(err, -EINVAL, "%s: a grain size of %" PRIu64 " bytes is not a power of two "
 			       "between 512 and 2M", c->name, p->grain);
+	if (p->sub->stream)
+		return check_stream(p, err);
+	if (create_opt(c, "compression_level"))
+		return err_set(err, -EINVAL, "%s: %s is not compressed", c->name, p->sub->name);
+	if (c->file && c->file->append)
+		return err_set(err, -ESPIPE, "%s: only streamOptimized can be written to a pipe", c->name);
 	if (p->zeroed && p->sub->type != VMDK_SPARSE)
 		return err_set(err, -EINVAL, "%s: %s cannot have zeroed grains", c->name, p->sub->name);
 	if (p->prealloc && sparse)
@@ -614,10 +671,17 @@ static int create_inside(struct vmdk_params *p, struct tapimg_err *err)
 
 	if (strpbrk(base, "\"\r\n"))
 		base = "disk.vmdk";	/* nobody looks the name of this extent up */
+	if (p->sub->stream)
+		base = "generated-stream.vmdk";
 	vmdk_text_head(&t, p, p->sub->name);
 	vmdk_text_extent(&t, p->size, p->sub->type, base);
 	vmdk_text_tail(&t, p);
-	ret = t.failed ? -ENOMEM : sparse_write(p, p->c->file, p->size, &t);
+	if (t.failed)
+		ret = -ENOMEM;
+	else if (p->sub->stream)
+		ret = vmdk_stream_create(p->c, p->size, t.p, t.len);
+	else
+		ret = sparse_write(p, p->c->file, p->size, &t);
 	free(t.p);
 	return ret ? err_errno(err, ret, "%s: writing the header and the tables", p->c->name) : 0;
 }
@@ -696,6 +760,11 @@ int vmdk_measure(const struct create *c, struct tapimg *src, struct tapimg_measu
 	}
 	if (src)
 		ret = count_grains(&p, src, &data, err);
+	if (p.sub->stream) {		/* if nothing shrinks */
+		out->required = vmdk_stream_size(p.size, data / p.grain);
+		out->fully_allocated = vmdk_stream_size(p.size, div_up(p.size, p.grain));
+		return ret;
+	}
 	head = overhead(&p);
 	out->required = head + data;
 	out->fully_allocated = head + round_up(p.size, p.grain);

@@ -204,11 +204,11 @@ int vmdk_gate_close(struct tapimg *img)
 	for (unsigned i = 0; i < v->nx; i++) {
 		struct vmdk_extent *x = v->x + i;
 
-		if (!x->marked || !x->kind->unclean_at)
+		if (!x->marked)
 			continue;
 		r = x->kind->finish ? x->kind->finish(img, x) : 0;
 		/* a mark that was there before stays until a check has looked at the tables */
-		if (!r && !x->dirty_found)
+		if (!r && x->kind->unclean_at && !x->dirty_found)
 			r = file_pwrite(x->file, &clean, 1, x->kind->unclean_at);
 		if (!r)
 			r = file_flush(x->file);

@@ -14,7 +14,7 @@ struct vmdk_subformat {
 	enum vmdk_type type;
 	const char *suffix;		/* of the extents' names; NULL: the descriptor is inside */
 	uint64_t split;			/* bytes of an extent; 0: one has all */
-	bool esx;
+	bool esx, stream;
 };
 
 struct vmdk_params {
@@ -25,6 +25,7 @@ struct vmdk_params {
 	bool geometry;			/* it was given */
 	unsigned cylinders, heads, sectors;
 	int prealloc;
+	unsigned level;			/* of compression */
 	bool zeroed;
 	uint32_t cid, parent_cid;
 	char uuid[VMDK_UUID_LEN], long_id[33];	/* "": none */

@@ -134,8 +134,10 @@ static int kind_by_magic(struct tapimg *img, struct vmdk_extent *x, struct tapim
 	if (magic == VMDK_MAGIC_UNFINISHED)
 		return err_set(err, -EINVAL, "%s: is unfinished: whoever wrote it did not come to the end",
 			       x->path);
-	if (magic == VMDK_MAGIC && !(flags & VMDK_F_COMPRESSED))
-		x->kind = &vmdk_sparse;
+	if (magic == VMDK_MAGIC)
+		x->kind = flags & VMDK_F_COMPRESSED ? &vmdk_stream : &vmdk_sparse;
+	else if (get_le64(head) == VMDK_SE_MAGIC)
+		x->kind = &vmdk_sesparse;
 	else if (magic == VMDK_COWD_MAGIC)
 		x->kind = &vmdk_cowd;
 	else
@@ -414,6 +416,7 @@ static int vmdk_open(struct tapimg *img, const struct tapimg_open_opts *o, struc
 	if (ret)
 		return ret;
 	vmdk_geometry_changed(img);
+	img->plain_only = !img->append_only;
 	img->writable = img->flags & TAPIMG_RDWR;
 	for (unsigned i = 0; i < v->nx; i++)
 		any |= v->x[i].kind->reserve || v->x[i].kind == &vmdk_flat;
@@ -559,6 +562,22 @@ static int vmdk_unmap(struct tapimg *img, uint64_t off, uint64_t len, unsigned f
 	return x->kind->unmap(img, x, off, MIN(len, x->len - off), flags, done);
 }
 
+static int vmdk_decode(const struct tapimg *img, uint64_t off, const void *src, uint32_t src_len,
+		       void *dst, uint32_t dst_len)
+{
+	const struct vmdk_extent *x = vmdk_extent_at(vmdk_of(img), off);
+
+	return x->kind->decode(img, x, off - x->start, src, src_len, dst, dst_len);
+}
+
+static int vmdk_encode(const struct tapimg *img, uint64_t off, const void *src, uint32_t src_len,
+		       void *dst, uint32_t dst_max)
+{
+	const struct vmdk_extent *x = vmdk_extent_at(vmdk_of(img), off);
+
+	return x->kind->encode ? x->kind->encode(img, x, off - x->start, src, src_len, dst, dst_max) : 0;
+}
+
 /* Grains are counted from the start of their extent, which may lie anywhere. */
 static void vmdk_round(const struct tapimg *img, uint64_t *start, uint64_t *end)
 {
@@ -575,6 +594,7 @@ const struct format vmdk_format = {
 	.name		= "vmdk",
 	.opts		= vmdk_opts,
 	.state_size	= sizeof(struct vmdk),
+	.streams	= true,
 	.probe		= vmdk_probe,
 	.create		= vmdk_create,
 	.measure	= vmdk_measure,
@@ -595,4 +615,6 @@ const struct format vmdk_format = {
 	.unmap		= vmdk_unmap,
 	.release	= vmdk_release,
 	.round		= vmdk_round,
+	.decode		= vmdk_decode,
+	.encode		= vmdk_encode,
 };

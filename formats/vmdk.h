@@ -7,6 +7,8 @@
  * describes; vmdk-desc.c knows the text; each kind of extent is a const struct vmdk_kind:
  *	vmdk-sparse.c	hosted sparse ("KDMV") and ESX copy-on-write ("COWD"); writing: vmdk-write.c
  *	vmdk-flat.c	plain bytes, and none at all
+ *	vmdk-stream.c	compressed ("streamOptimized"); writing: vmdk-stream-write.c; damaged ones: vmdk-salvage.c
+ *	vmdk-sesparse.c	ESXi's later snapshots, for reading
  * vmdk-gate.c holds back the first write until the content id has changed.  vmdk-create.c,
  * vmdk-admin.c and vmdk-check.c are administrative.
  *
@@ -172,9 +174,11 @@ struct vmdk_kind {
 	/* where the byte of the file's header lies that says it is open for writing; 0: nowhere */
 	uint32_t unclean_at;
 	bool compressed;		/* for info */
-	/* EXT_CODED: as struct format's */
-	int (*decode)(const struct tapimg *img, const struct vmdk_extent *x, const void *src,
-		      uint32_t src_len, void *dst, uint32_t dst_len);
+	/* EXT_CODED: as struct format's; @off is inside the extent */
+	int (*decode)(const struct tapimg *img, const struct vmdk_extent *x, uint64_t off,
+		      const void *src, uint32_t src_len, void *dst, uint32_t dst_len);
+	int (*encode)(const struct tapimg *img, const struct vmdk_extent *x, uint64_t off,
+		      const void *src, uint32_t src_len, void *dst, uint32_t dst_max);
 };
 
 extern const struct vmdk_kind vmdk_sparse, vmdk_cowd, vmdk_flat, vmdk_zero;

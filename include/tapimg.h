@@ -124,6 +124,7 @@ struct tapimg_open_opts {
 	uint64_t cache_size;		/**< metadata cache in bytes for each layer; 0: the default */
 	uint64_t offset, size;		/**< raw only: a window of the file; size 0: to its end */
 	const char *data_file;		/**< overrides the external data file's name; may be NULL */
+	unsigned level;			/**< of compression, where the format has levels (VMDK streams: 1 to 12); 0: chooses */
 	const char *disk;		/**< containers (OVA): which of its disks, by name or number; NULL: the only one */
 	/**
 	 * Asked before any file that an image names (backing file, data file, extent) is opened.

@@ -561,7 +561,7 @@ static int copy_check(struct copier *c, uint64_t *total)
 	if (*total > dst->size)
 		return err_set(c->p.err, -ENOSPC, "%s is too small: %llu bytes for %llu", dst->name,
 			       (unsigned long long)dst->size, (unsigned long long)*total);
-	if (c->compress && (!dst->fmt->encode || !dst->cluster))
+	if (c->compress && (!dst->fmt->encode || !dst->cluster || dst->plain_only))
 		return err_set(c->p.err, -ENOTSUP, "%s: the %s format cannot hold compressed data",
 			       dst->name, dst->fmt->name);
 	return 0;
@@ -594,6 +594,9 @@ int copy_images(struct tapimg *const *srcs, unsigned n, struct tapimg *dst,
 	copy_sizes(&c);
 	ret = pump_run(&c.p);
 	bad_add(&c, &c.lost, 0, 0);
+	/* closing it would put an end there, which says that all is well */
+	if (ret && dst->append_only)
+		image_fail(dst, ret, "not all has been copied");
 	if (moved)
 		*moved = c.p.moved;
 	return ret;

@@ -207,6 +207,14 @@ int tapimg_create(struct tapimg_loop *loop, const char *name, const struct tapim
 	return ret ? err_set(err, ret, "%s", e.text) : 0;
 }
 
+/* It is no part of the image, so who goes on writing must be told.  Drivers check the option. */
+static unsigned compression_level(const struct tapimg_create_opts *o)
+{
+	const char *text = opts_get(o->opts, o->nopts, "compression_level");
+
+	return text ? (unsigned)strtoul(text, NULL, 10) : 0;
+}
+
 int tapimg_create_open(struct tapimg_loop *loop, const char *name,
 		       const struct tapimg_create_opts *opts,
 		       const struct tapimg_open_opts *open_opts, struct tapimg **out,
@@ -222,6 +230,7 @@ int tapimg_create_open(struct tapimg_loop *loop, const char *name,
 	o.in_place = true;
 	how.format = o.format;
 	how.flags |= TAPIMG_RDWR;
+	how.level = compression_level(&o);
 	ret = create_image(loop, name, &o, image_file_flags(how.flags), &file, &e);
 	if (!ret)
 		ret = image_open_file(loop, file, &how, out, &e);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * deflate.c - raw deflate streams of whole units
+ * deflate.c - deflate streams of whole units
  *
  * Written with zlib, which can be told how far distances may reach; reading uses libdeflate, which is
  * faster, and zlib for the streams libdeflate does not take: those that have filled the unit but
@@ -89,16 +89,54 @@ static void inflate_dtor(void *p)
 	libdeflate_free_decompressor(p);
 }
 
-int deflate_decode(const void *src, uint32_t src_len, void *dst, uint32_t dst_len)
+struct libdeflate_decompressor *deflate_decompressor(void)
 {
 	void **slot = work_slot(WORK_SLOT_INFLATE, inflate_dtor);
 
 	if (slot && !*slot)
 		*slot = libdeflate_alloc_decompressor();
-	if (!slot || !*slot)
-		return zlib_decode(src, src_len, dst, dst_len);
-	if (libdeflate_deflate_decompress(*slot, src, src_len, dst, dst_len, NULL) ==
+	return slot ? *slot : NULL;
+}
+
+int deflate_decode(const void *src, uint32_t src_len, void *dst, uint32_t dst_len)
+{
+	struct libdeflate_decompressor *d = deflate_decompressor();
+
+	if (d && libdeflate_deflate_decompress(d, src, src_len, dst, dst_len, NULL) ==
 	    LIBDEFLATE_SUCCESS)
 		return 0;
 	return zlib_decode(src, src_len, dst, dst_len);
+}
+
+/* ------------------------------------------------------ libdeflate's compressors */
+
+struct keeper {
+	struct libdeflate_compressor *c;
+	int level;
+};
+
+static void keeper_dtor(void *p)
+{
+	struct keeper *k = p;
+
+	libdeflate_free_compressor(k->c);
+	free(k);
+}
+
+struct libdeflate_compressor *deflate_compressor(int level)
+{
+	void **slot = work_slot(WORK_SLOT_DEFLATER, keeper_dtor);
+	struct keeper *k;
+
+	if (slot && !*slot)
+		*slot = calloc(1, sizeof(*k));
+	if (!slot || !*slot)
+		return NULL;
+	k = *slot;
+	if (!k->c || k->level != level) {
+		libdeflate_free_compressor(k->c);
+		k->c = libdeflate_alloc_compressor(level);
+		k->level = level;
+	}
+	return k->c;
 }

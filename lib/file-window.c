@@ -102,6 +102,12 @@ static const struct file_ops window_ops = {
 	.close = window_close,
 };
 
+void file_window_leave(struct file *f)
+{
+	f->around = NULL;
+	file_close(f);
+}
+
 int file_open_window(struct file *around, uint64_t start, uint64_t len,
 		     const struct window_owner *owner, void *arg, struct file **out)
 {

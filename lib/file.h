@@ -159,6 +159,8 @@ struct window_owner {
  */
 int file_open_window(struct file *around, uint64_t start, uint64_t len,
 		     const struct window_owner *owner, void *arg, struct file **out);
+/* Closes a window, and not the file around it. */
+void file_window_leave(struct file *f);
 /* After the last write of an image that was closed without an error: completes what lies around the file. */
 int file_finish(struct file *f, struct tapimg_err *err);
 

@@ -176,7 +176,7 @@ struct format {
 extern const struct format raw_format, qcow2_format;
 extern const struct format qcow_format;
 extern const struct format vhd_format, vhd_fixed_format;	/* one name, two kinds of it */
-extern const struct format vmdk_format;
+extern const struct format vmdk_format, ova_format;
 
 const struct format *format_find(const char *name);	/* by name or alias, NULL: none */
 const struct format *format_probe(struct file *f, struct tapimg_err *err);	/* raw if nothing else bids */

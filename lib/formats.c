@@ -13,6 +13,7 @@ static const struct format *const formats[] = {
 	&raw_format, &qcow_format, &qcow2_format,
 	&vhd_format,
 	&vmdk_format,
+	&ova_format,
 };
 
 const char *tapimg_version(void)
@@ -26,6 +27,7 @@ const char *const *tapimg_formats(void)
 		"raw", "qcow", "qcow2",
 		"vpc",
 		"vmdk",
+		"ova",
 		NULL
 	};
 

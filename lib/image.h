@@ -43,6 +43,7 @@ struct tapimg {
 	uint32_t unmap_unit;		/* engine: what unmap drops at least, a multiple of unit; 0: unit */
 	uint32_t cluster;		/* for info and copying: allocation unit, 0: none */
 	uint32_t coded_max;		/* largest coded unit that the format takes; 0: one byte less than a cluster */
+	bool plain_only;		/* takes no coded units, though others of its format do */
 	bool append_only;		/* takes nothing but whole coded units in ascending order */
 	unsigned flags;			/* TAPIMG_* of the open */
 	bool writable;			/* opened for writing, and nothing has gone wrong */

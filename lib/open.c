@@ -102,6 +102,12 @@ bool tapimg_path_inside(const char *referrer, const char *path)
 	return true;
 }
 
+/* The gate of an image inside of an archive: it is all in there. */
+static bool container_gate(void *arg, enum tapimg_role role, const char *referrer, const char *path)
+{
+	return false;
+}
+
 int image_gate(const struct tapimg_open_opts *opts, enum tapimg_role role, const char *referrer,
 	       const char *path, struct tapimg_err *err)
 {
@@ -119,8 +125,9 @@ int image_gate(const struct tapimg_open_opts *opts, enum tapimg_role role, const
 		return err_set(err, -EPERM, "%s: its extent '%s' lies outside of its folder, and may not "
 			       "be opened unless that is allowed", referrer, path);
 	}
-	return err_set(err, -EPERM, "%s: its %s '%s' may not be opened: refused by the caller",
-		       referrer, what[role], path);
+	return err_set(err, -EPERM, "%s: its %s '%s' may not be opened: %s", referrer, what[role], path,
+		       opts->gate == container_gate ? "it is in an archive, and so should that be"
+						    : "refused by the caller");
 }
 
 static int spec_format(const struct spec *s, struct file *file, const struct format **fmt,
@@ -226,6 +233,8 @@ static int layer_open_file(struct tapimg_loop *loop, struct file *file, const st
 		goto fail;
 	}
 	img->container = container;
+	if (container)
+		img->opts.gate = container_gate;
 	ret = fmt->open(img, &img->opts, err);
 	if (!ret && img->backing_name) {
 		img->backing_path = name_resolve(img->path, img->backing_name);
@@ -312,8 +321,8 @@ static bool spec_below(struct tapimg *top, struct tapimg *img, const struct spec
 	if (depth <= top->opts.rdwr_layers)
 		s->o.flags |= top->flags & writing;
 	s->o.cache_size = top->opts.cache_size;
-	s->o.gate = top->opts.gate;
-	s->o.gate_arg = top->opts.gate_arg;
+	s->o.gate = img->opts.gate;
+	s->o.gate_arg = img->opts.gate_arg;
 	s->o.secret = top->opts.secret;
 	s->o.secret_arg = top->opts.secret_arg;
 	return s->text;

@@ -177,7 +177,7 @@ int tapimg_rebase(struct tapimg *img, struct tapimg *new_backing, const char *na
 	if (!img->fmt->set_backing)
 		return err_set(err, -ENOTSUP, "%s: the %s format has no backing files", img->name,
 			       img->fmt->name);
-	if (compress && !img->fmt->encode)
+	if (compress && (!img->fmt->encode || img->plain_only))
 		return err_set(err, -ENOTSUP, "%s: the %s format cannot hold compressed data",
 			       img->name, img->fmt->name);
 	if (new_backing && new_backing->loop != img->loop)

@@ -27,7 +27,7 @@ unsigned work_threads(const struct tapimg_loop *loop);
  * A zeroed scratch slot of the calling helper thread (or of the loop's own thread), one for each
  * @key, for keeping codec state between jobs.  *@dtor is called on it when the thread ends.
  */
-enum work_slot { WORK_SLOT_DEFLATE, WORK_SLOT_INFLATE, WORK_SLOT_ZSTD_C, WORK_SLOT_ZSTD_D,
+enum work_slot { WORK_SLOT_DEFLATE, WORK_SLOT_DEFLATER, WORK_SLOT_INFLATE, WORK_SLOT_ZSTD_C, WORK_SLOT_ZSTD_D,
 		 WORK_SLOTS };
 void **work_slot(enum work_slot key, void (*dtor)(void *));
 
