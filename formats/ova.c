@@ -580,7 +580,7 @@ static int ova_create(const struct create *c, struct tapimg_err *err)
 	struct plan p;
 	int ret;
 
-	if (c->file->block_dev || c->file->append)
+	if (c->file->block_dev)
 		return err_set(err, -ENOTSUP, "%s: an OVA has the sizes of its parts in front, so it can be "
 			       "written only to a regular file", c->name);
 	ret = plan_make(c, &p, err);

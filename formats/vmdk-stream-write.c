@@ -234,12 +234,13 @@ int vmdk_stream_commit(struct tapimg *img, struct vmdk_extent *x, const struct e
 	return 0;
 }
 
-/* What was given out cannot be taken back. */
+/* What was given out cannot be taken back: there is a gap now.  Why, the write that failed says. */
 void vmdk_stream_abort(struct tapimg *img, struct vmdk_extent *x, const struct extent *ext)
 {
 	free((void *)(uintptr_t)ext->cookie);
-	image_fail(img, -EIO, "%s: a grain could not be written, so the stream has a gap at 0x%llx", x->path,
-		   (unsigned long long)ext->host);
+	if (!img->failed)
+		img->failed = -EIO;
+	img->writable = false;
 }
 
 /* What has not been written yet reads as zeroes anyway. */

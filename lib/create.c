@@ -115,7 +115,7 @@ static int create_file(const struct format *fmt, struct create *c, const char *p
 		return ret;
 	if (c->file->append && !fmt->streams)
 		ret = err_set(err, -ESPIPE, "%s: a pipe takes only what is written from begin to end, "
-			      "which the %s format is not", c->name, fmt->name);
+			      "which the %s format is not; a regular file is needed", c->name, fmt->name);
 	if (!ret && !c->file->block_dev) {
 		ret = file_truncate(c->file, 0);
 		if (ret)
