@@ -21,7 +21,7 @@ int vhd_reload(struct tapimg *img, struct tapimg_err *err)
 	ret = file_refresh(img->file);
 	if (ret)
 		return err_errno(err, ret, "%s", img->name);
-	ret = vhd_look(img->file, 0, &l, err);
+	ret = vhd_look(img->file, v->poisoned ? VHD_LOOK_POISON : 0, &l, err);
 	if (ret) {
 		vhd_look_free(&l);
 		return ret;

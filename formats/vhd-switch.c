@@ -262,6 +262,8 @@ int vhd_switch(struct tapimg *img, struct vhd_next *n, struct tapimg_err *err)
 	uint64_t len = next_bytes(n), far;
 	int ret = clear_the_way(img, &n->table, HOME + len, err);
 
+	if (!ret)
+		ret = vhd_stop_here(img, VHD_STOP_DATA, err);
 	if (ret)
 		return ret;
 	v->end = MAX(v->end, HOME + len);

@@ -293,6 +293,8 @@ struct vhd {
 	uint32_t last_blk;		/* the last one that took new space: a stream is recognised */
 	struct list pending;
 
+	bool poisoned;			/* a resize with a journal is under way */
+	unsigned stop;			/* enum vhd_stop, for tests */
 	bool batmap_dirty;
 	bool footer_moved;		/* the trailer is to be written at close */
 	struct vhd_look look;		/* footer, header, batmap header: as on the disk */
@@ -480,9 +482,12 @@ int vhd_zero_fill(struct file *f, uint64_t off, uint64_t end);	/* writes zeroes 
 
 /* Where a resize that has to move things stops, for tests of what is done about it afterwards. */
 enum vhd_stop { VHD_STOP_NONE, VHD_STOP_BEGIN, VHD_STOP_DATA, VHD_STOP_METADATA, VHD_STOP_END };
+/* Ends the operation with -EINVAL if it is to stop here. */
+int vhd_stop_here(struct tapimg *img, enum vhd_stop at, struct tapimg_err *err);
 /*
- * The tables have to reach @size.  Growing beyond their room moves blocks out of the way; then @journal (a
- * path; NULL: a name beside the image) keeps what is overwritten until all is done.
+ * vhd_resize() with the image disabled meanwhile, and a journal (a path, or a device) that can undo it, as
+ * Xen's storage managers expect it.  NULL: without one.  It is gone afterwards, unless this was stopped or
+ * broken off.  -EEXIST: there is a file of that name.
  */
 int vhd_resize_journal(struct tapimg *img, uint64_t size, const char *journal, enum vhd_stop stop,
 		       struct tapimg_err *err);
