@@ -9,7 +9,9 @@
  * J2. Then the footers are poisoned, and stay so until the end; nobody opens such an image.
  * J3. Going back writes everything as it was, the footers last, cuts the file, and may be repeated.
  *
- *	header | entries of tables | entries of data, each an entry header and its bytes, padded to 512
+ *	header | entries of tables | entries of data, each an entry header and its bytes
+ *
+ * Bytes of an entry are whole sectors; Xen's tools take no others.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -44,7 +46,7 @@ static uint32_t entry_sum(const uint8_t *p, size_t len)
 /* Bytes of the image, as they are now. */
 static int save(struct journal *j, uint32_t type, uint64_t off, uint64_t len)
 {
-	uint64_t total = round_up(J_ENTRY + len, VHD_SECTOR);
+	uint64_t total = J_ENTRY + len;
 	uint8_t *buf = file_buf(total);
 	int ret = buf ? 0 : -ENOMEM;
 
@@ -120,7 +122,7 @@ static int journal_write(struct journal *j, const struct vhd_look *l, uint64_t e
 	j->at = VHD_SECTOR;
 	ret = save_tables(j, l);
 	j->data_off = j->at;
-	end = MIN(end, l->eof);
+	end = MIN(round_up(end, VHD_SECTOR), l->eof);
 	for (; off < end && !ret; off += J_CHUNK)
 		ret = save(j, J_DATA, off, MIN(J_CHUNK, end - off));
 	if (!ret)
@@ -274,7 +276,7 @@ static int load(struct journal *j, struct entry *e)
 	put_be32(e->buf + 24, 0);
 	if (entry_sum(e->buf, J_ENTRY + e->len) != sum)
 		return bad_journal(j, "an entry has a wrong checksum");
-	j->at += round_up((uint64_t)J_ENTRY + e->len, VHD_SECTOR);
+	j->at += (uint64_t)J_ENTRY + e->len;
 	return 0;
 }
 
