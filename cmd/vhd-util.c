@@ -6,9 +6,9 @@
 
 static const struct command *const commands[] = {
 	&command_vhd_create, &command_vhd_snapshot, &command_vhd_query, &command_vhd_read,
-	&command_vhd_set, &command_vhd_repair, &command_vhd_fill,
+	&command_vhd_set, &command_vhd_repair, &command_vhd_resize, &command_vhd_fill,
 	&command_vhd_coalesce, &command_vhd_modify, &command_vhd_scan, &command_vhd_check,
-	NULL
+	&command_vhd_revert, NULL
 };
 
 const struct program program = { .name = "vhd-util", .commands = commands, .invalid = "invalid" };
