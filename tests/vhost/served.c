@@ -47,7 +47,8 @@ static void child(struct served *s, const char *disk, const char *front)
 		setenv("LD_PRELOAD", s->preload, 1);
 	if (s->fd >= 0)
 		fcntl(s->fd, F_SETFD, 0);
-	execl(served_tool("tapdisk"), "tapdisk", "-v", "--disk", disk, "--vhost-user-blk", front, NULL);
+	execl(served_tool("tapdisk"), "tapdisk", "-v", "--disk", disk, "--vhost-user-blk", front,
+	      s->control ? "--control" : NULL, NULL);
 	_exit(127);
 }
 

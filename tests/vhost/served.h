@@ -11,6 +11,7 @@ struct served {
 	char socket[100];
 	char log[100];		/* what it has printed */
 	const char *preload;	/* LD_PRELOAD, or NULL */
+	bool control;		/* tap-ctl can reach it */
 	int fd;			/* inherited in place of a socket's path, or -1 */
 };
 

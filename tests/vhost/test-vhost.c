@@ -618,6 +618,44 @@ START_TEST(a_socket_in_use_is_left_alone_a_stale_one_is_replaced)
 }
 END_TEST
 
+START_TEST(a_disk_that_grows_is_told_to_the_guest)
+{
+	uint32_t head[3];
+	char cwd[1000];
+
+	ck_assert_ptr_nonnull(getcwd(cwd, sizeof(cwd)));
+	setenv("TAPDISK_RUN_DIR", cwd, 1);	/* sockets of tap-ctl */
+	setenv("TAPDISK_SHM_DIR", cwd, 1);
+	served_run("%s create -q -f qcow2 a.qcow2 8M", served_tool("tapimg"));
+	served_init(&s);
+	s.control = true;
+	served_start(&s, "qcow2:a.qcow2", "");
+	vu_init(&v, s.socket, 16 * MiB, 1, 128);
+	ck_assert_int_eq(vu_dial(&v, 10000), 0);
+	buf = vu_alloc(&v, MiB);
+	vu_start(&v);
+	fill(buf, 4096, 1);
+	ck_assert_int_eq(vu_do(&v, 0, VU_OUT, 0, buf, 4096), 0);
+	ck_assert_int_eq(vu_do(&v, 0, VU_IN, 12 * MiB / 512, buf, 4096), 1);
+	served_run("%s pause -p %d -m 0", served_tool("tap-ctl"), s.pid);
+	/* a request that comes meanwhile waits */
+	ck_assert_ptr_nonnull(vu_submit(&v, 0, VU_IN, 0, buf + 4096, 4096, NULL));
+	vu_kick(&v, 0);
+	ck_assert_ptr_null(vu_wait(&v, 0, 100));
+	served_run("%s resize -q -f qcow2 a.qcow2 16M", served_tool("tapimg"));
+	served_run("%s unpause -p %d -m 0", served_tool("tap-ctl"), s.pid);
+	ck_assert_ptr_nonnull(vu_wait(&v, 0, 10000));
+	ck_assert_mem_eq(v.mem + buf, v.mem + buf + 4096, 4096);
+	ck_assert_int_eq(recv(v.backend_fd, head, 12, MSG_WAITALL), 12);
+	ck_assert_uint_eq(head[0], 2);		/* the configuration has changed */
+	ck_assert_uint_eq(head[2], 0);
+	ck_assert_int_eq(vu_get_config(&v, 0, 60, v.config), 0);
+	ck_assert_uint_eq(get_le64(v.config), 16 * MiB / 512);
+	ck_assert_int_eq(vu_do(&v, 0, VU_OUT, 12 * MiB / 512, buf, 4096), 0);
+	end();
+}
+END_TEST
+
 /* ------------------------------------------------------------------ memory, logs, broken things */
 
 static void expect_closed(void)
@@ -810,6 +848,7 @@ int main(void)
 	tcase_add_loop_test(tc, one_after_the_other, 0, 3);
 	tcase_add_test(tc, an_inherited_socket_is_served);
 	tcase_add_test(tc, a_socket_in_use_is_left_alone_a_stale_one_is_replaced);
+	tcase_add_test(tc, a_disk_that_grows_is_told_to_the_guest);
 	tcase_add_loop_test(tc, memory_comes_and_goes_under_load, 0, 4);
 	tcase_add_loop_test(tc, a_broken_ring_stops_alone, 0, 4);
 	tcase_add_loop_test(tc, truncated_memory_ends_the_connection, 0, 3);
