@@ -127,8 +127,9 @@ static void dirty_request(struct vreq *r)
 	int i;
 
 	guest_dirty_host(g, (const void *)r->status, 1);
-	if (!r->written)
+	if (r->reads_guest)
 		return;
+	/* a read that has failed may have changed some of it */
 	for (i = 0; i < req->iovcnt; i++)
 		guest_dirty_host(g, req->iov[i].iov_base, req->iov[i].iov_len);
 }
@@ -260,6 +261,7 @@ static void vreq_transfer(struct vreq *r, bool write, uint64_t sector, const str
 		vreq_finish(r, S_OK);
 		return;
 	}
+	r->reads_guest = write;
 	if (!write)
 		r->written = len;
 	vreq_submit(r, write ? TAPIMG_WRITE : TAPIMG_READ,
@@ -372,7 +374,6 @@ static void vreq_ranges(struct vreq *r, bool zero, struct iovec *iov, unsigned n
 	}
 	r->dr.req.op = zero ? TAPIMG_ZERO : TAPIMG_DISCARD;
 	r->dr.req.iov = NULL;
-	r->dr.req.iovcnt = 0;
 	range_submit(r);
 }
 
@@ -394,7 +395,6 @@ static void vreq_start(struct vreq *r, struct iovec *out, unsigned nout, uint64_
 		break;
 	case T_FLUSH:
 	case T_FLUSH_OUT:
-		r->dr.req.iovcnt = 0;
 		r->mark = journal_mark(r->q->vh);
 		vreq_submit(r, TAPIMG_FLUSH, 0, 0, 0, flush_done);
 		break;
@@ -429,11 +429,12 @@ static int vqueue_take(struct vqueue *q, const struct vchain *c)
 	q->vh->nreqs++;
 	r->c = *c;
 	r->written = 0;
+	r->reads_guest = false;
+	r->dr.req.iovcnt = 0;
 	r->status = (uint8_t *)last->iov_base + last->iov_len - 1;
 	if (!--last->iov_len)
 		nin--;
 	if (c->out_len < HEADER) {
-		r->dr.req.iovcnt = 0;
 		vreq_finish(r, S_IOERR);
 		return 0;
 	}

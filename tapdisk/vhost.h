@@ -69,6 +69,7 @@ struct vreq {
 	uint64_t mark;			/* FLUSH: what of the journal it covers */
 	struct vseg *segs;		/* discard, write zeroes of several ranges: malloc'd */
 	unsigned nsegs, seg;
+	bool reads_guest;		/* a write: the guest's buffers stay as they are */
 	bool unnoted;			/* a range was changed that the journal could not take */
 	struct iovec *viov;		/* malloc'd, when iov does not suffice */
 	struct iovec iov[VREQ_IOV];
