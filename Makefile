@@ -115,6 +115,8 @@ EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
 
 # those whose main() is util.c's: they print their own completion
 UTILS := $(filter vhd-util td-util cbt-util,$(PROGRAMS))
+# and those that are one command
+QTOOLS := $(filter qcow-create img2qcow qcow2raw,$(PROGRAMS))
 
 LIB_OBJ := $(LIB_SRC:%.c=$(O)/%.o)
 CMD_OBJ := $(filter-out $(PROGRAMS:%=$(O)/cmd/%.o),$(CMD_SRC:%.c=$(O)/%.o))
@@ -356,6 +358,11 @@ install: all
 		$(O)/$$p completion zsh >$(DESTDIR)$(zshcompdir)/_$$p && \
 		$(O)/$$p completion fish >$(DESTDIR)$(fishcompdir)/$$p.fish || exit 1; \
 	done
+	for p in $(QTOOLS); do \
+		$(O)/$$p --completion=bash >$(DESTDIR)$(compdir)/$$p && \
+		$(O)/$$p --completion=zsh >$(DESTDIR)$(zshcompdir)/_$$p && \
+		$(O)/$$p --completion=fish >$(DESTDIR)$(fishcompdir)/$$p.fish || exit 1; \
+	done
 
 install-qemu-img-link: install
 	ln -sf tapimg $(DESTDIR)$(bindir)/qemu-img
@@ -370,7 +377,7 @@ uninstall:
 		$(DESTDIR)$(compdir)/tap-ctl $(DESTDIR)$(compdir)/tapdisk \
 		$(DESTDIR)$(unitdir)/tapdisk@.service $(DESTDIR)$(unitdir)/tapdisk@.socket \
 		$(DESTDIR)$(vhostuserdir)/50-tapdisk.json
-	for p in $(UTILS); do rm -f $(DESTDIR)$(compdir)/$$p $(DESTDIR)$(zshcompdir)/_$$p \
+	for p in $(UTILS) $(QTOOLS); do rm -f $(DESTDIR)$(compdir)/$$p $(DESTDIR)$(zshcompdir)/_$$p \
 		$(DESTDIR)$(fishcompdir)/$$p.fish; done
 	for m in $(MAN); do rm -f $(DESTDIR)$(mandir)/man$${m##*.}/$${m#man/}; done
 	if [ "$$(readlink $(DESTDIR)$(bindir)/qemu-img)" = tapimg ]; then \

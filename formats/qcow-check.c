@@ -166,23 +166,25 @@ static int make_copy(struct walk *w, uint64_t from, uint64_t len, uint64_t *to)
 	if (ret)
 		return walk_failed(w, ret, "writing a copy", off);
 	w->file_end = off + len;
+	w->q->limit = MAX(w->q->limit, round_up(w->file_end, w->q->cluster));
 	w->end = MAX(w->end, w->file_end);
 	*to = off;
 	return 0;
 }
 
 /* A finding about an entry: counted and told.  True: it is to be repaired. */
-static bool finding(struct walk *w, const char *what, uint64_t guest, uint64_t entry, const char *bad)
+static bool finding(struct walk *w, const char *what, uint64_t guest, uint64_t entry,
+		    const char *bad)
 {
 	if (!w->out)
 		return false;
-	w->out->corruptions++;
+	if (w->fix)
+		w->out->corruptions_fixed++;
+	else
+		w->out->corruptions++;
 	say(w, 'E', "%s of offset 0x%" PRIx64 ", at 0x%" PRIx64 ", %s", what, guest,
 	    entry & QCOW_CODED ? qcow_coded_off(w->q, entry) : entry, bad);
-	if (!w->fix)
-		return false;
-	w->out->corruptions_fixed++;
-	return true;
+	return w->fix;
 }
 
 /* ----------------------------------------------------------------- L2 tables */
@@ -389,16 +391,18 @@ static int leak(struct walk *w, uint64_t off, uint64_t end)
 	n = div_up(bytes, w->q->cluster);
 	if (ret || !n)
 		return walk_failed(w, ret, "looking for leaked space", off);
-	w->out->leaks += n;
-	say(w, 'L', "%" PRIu64 " clusters from 0x%" PRIx64 " to 0x%" PRIx64 " belong to nothing", n, off, end);
-	if (!w->fix_leaks)
-		return 0;
-	ret = file_zero(w->img->file, off, end - off, IO_MAY_UNMAP | IO_NO_FALLBACK);
-	if (!ret) {
-		w->out->leaks_fixed += n;
-		say(w, 'R', "they are given back");
+	say(w, 'L', "%" PRIu64 " clusters from 0x%" PRIx64 " to 0x%" PRIx64 " belong to nothing", n,
+	    off, end);
+	ret = -ENOTSUP;
+	if (w->fix_leaks)
+		ret = file_zero(w->img->file, off, end - off, IO_MAY_UNMAP | IO_NO_FALLBACK);
+	if (ret) {
+		w->out->leaks += n;
+		return ret == -ENOTSUP ? 0 : walk_failed(w, ret, "giving back leaked space", off);
 	}
-	return ret == -ENOTSUP ? 0 : walk_failed(w, ret, "giving back leaked space", off);
+	w->out->leaks_fixed += n;
+	say(w, 'R', "they are given back");
+	return 0;
 }
 
 static int space(struct walk *w, uint64_t off, uint64_t end)
@@ -482,8 +486,7 @@ int qcow_check(struct tapimg *img, unsigned fix, struct tapimg_check *out,
 		ret = walk_run(&w);
 	/* what cannot be trusted must not make space look free */
 	if (!ret)
-		w.fix_leaks = fix & TAPIMG_FIX_LEAKS && !out->check_errors &&
-			      out->corruptions == out->corruptions_fixed;
+		w.fix_leaks = fix & TAPIMG_FIX_LEAKS && !out->check_errors && !out->corruptions;
 	if (!ret)
 		ret = find_leaks(&w);
 	out->image_end = w.end;

@@ -30,6 +30,11 @@ void fuzz_look_info(struct tapimg *img);
 void fuzz_look_status(struct tapimg *img);
 void fuzz_look_read(struct tapimg *img, unsigned where);
 void fuzz_write_some(struct tapimg *img);
+/*
+ * A check changes nothing; after a repair that says that all is well the next check finds nothing
+ * (@leaks: no leaks either).
+ */
+void fuzz_check(struct fuzz *f, const char *format, bool leaks);
 
 /* Changes a field that means something in a qcow2 image: header, tables, counts. */
 size_t fuzz_mutate_qcow2(uint8_t *data, size_t size, size_t max, unsigned seed);

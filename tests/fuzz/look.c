@@ -98,3 +98,41 @@ void fuzz_write_some(struct tapimg *img)
 			tapimg_flush(img);
 	}
 }
+
+/* ------------------------------------------------------------- check and repair */
+
+static void line(void *arg, char severity, const char *text)
+{
+	FUZZ_ASSERT(strchr("ELRI", severity) && text[0]);
+}
+
+/* Returns false if it could not be checked. */
+static bool check(struct fuzz *f, const char *format, unsigned fix, struct tapimg_check *c)
+{
+	unsigned flags = TAPIMG_CHECK | TAPIMG_NO_BACKING | (fix ? TAPIMG_RDWR : 0);
+	struct tapimg *img = fuzz_open(f, format, flags, NULL);
+	struct tapimg_err err = { 0 };
+	int ret;
+
+	memset(c, 0, sizeof(*c));
+	if (!img)
+		return false;
+	ret = tapimg_check(img, fix, c, line, NULL, &err);
+	FUZZ_ASSERT(!ret || err.text[0]);
+	if (tapimg_close(img, &err) && !ret)
+		ret = -EIO;
+	return !ret;
+}
+
+void fuzz_check(struct fuzz *f, const char *format, bool leaks)
+{
+	uint64_t before = sim_hash(f->sim);
+	struct tapimg_check c, again;
+
+	check(f, format, 0, &c);
+	FUZZ_ASSERT(sim_hash(f->sim) == before);
+	check(f, format, TAPIMG_FIX_LEAKS, &c);
+	if (check(f, format, TAPIMG_FIX_LEAKS | TAPIMG_FIX_ERRORS, &c) && !c.check_errors &&
+	    !c.corruptions && !c.leaks && check(f, format, 0, &again))
+		FUZZ_ASSERT(!again.corruptions && (!again.leaks || !leaks));
+}

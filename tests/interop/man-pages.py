@@ -79,6 +79,21 @@ def program(name):
         raise Failed('no examples')
 
 
+def single(name):
+    """The page of a program that is one command."""
+    text = page(f'{name}.1')
+    command = json.loads(sh(os.path.join(BUILD, name), '--list-commands=json'))[0]
+    table = {'-h', '--help'}
+    for o in command['options']:
+        table |= {o['short'], '--' + o['long']}
+    if options_of(text) != table:
+        raise Failed(' '.join(sorted(options_of(text) ^ table)))
+    if command['summary'] not in text:
+        raise Failed(f"the summary '{command['summary']}' is not in the page")
+    if '.Sh EXAMPLES' not in text:
+        raise Failed('no examples')
+
+
 def format_options(name):
     out = sh(TAPIMG, 'create', '-f', name, '-o', 'help')
     known = set(re.findall(r'^ +([a-z][\w.-]*)=', out, re.M))
@@ -144,6 +159,8 @@ def main():
         c.case(f'tapimg-{name}(5)', format_options, name)
     for name in ('vhd-util', 'td-util', 'cbt-util'):
         c.case(f'{name}(1)', program, name)
+    for name in ('qcow-create', 'img2qcow', 'qcow2raw'):
+        c.case(f'{name}(1)', single, name)
     c.case('libtapimg(3)', functions)
     c.case('tapdisk(8)', server)
     names = {f"tapimg-{x['name']}.1" for x in commands}
