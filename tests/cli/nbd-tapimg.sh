@@ -78,13 +78,13 @@ exits "the backing server dies: an error, at once" 1 "" timeout 20 qemu-io -f ra
 works "the server in front lives" timeout 20 nbdinfo --size "$(uri two.sock a)"
 
 # --- servers that fail
-start e.sock nbdkit -f -U e.sock --filter=error memory 16M error-pread=EIO error-pread-rate=1
-exits "read errors are told" 1 "nput/output error" timeout 20 tapimg convert -f raw -O raw "$(uri e.sock)" err.raw
+start e.sock nbdkit -f -U e.sock --filter=error pattern 16M error-pread=EIO error-pread-rate=1
+exits "read errors are told" 1 "nput/output error" timeout 20 "$TAPIMG" convert -f raw -O raw "$(uri e.sock)" err.raw
 is "and leave no half-made file" "$(ls err.raw* .err.raw* 2>/dev/null)" ""
 start f.sock nbdkit -f -U f.sock --filter=error memory 16M error-pwrite=ENOSPC error-pwrite-rate=1 error-zero=ENOSPC \
 	error-zero-rate=1
-exits "no space is told" 1 "No space left" timeout 20 tapimg convert -n -f raw -O raw data.qcow2 "$(uri f.sock)"
-start h.sock nbdkit -f -U h.sock --filter=delay memory 512M rdelay=1
+exits "no space is told" 1 "No space left" timeout 20 "$TAPIMG" convert -n -f raw -O raw data.qcow2 "$(uri f.sock)"
+start h.sock nbdkit -f -U h.sock --filter=delay pattern 512M rdelay=1
 timeout 30 "$TAPIMG" convert -f raw -O raw "$(uri h.sock)" hung.raw >out 2>err &
 client=$!
 sleep 0.7
