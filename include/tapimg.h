@@ -149,7 +149,8 @@ struct tapimg_open_opts {
 
 /**
  * Opens an image and its chain.  @name: a path, or "json:{...}" in QEMU's syntax (driver, file,
- * backing, offset, size, data-file, encrypt.key-secret), or "nbd..."-like schemes as they land.  @opts may be NULL.
+ * backing, offset, size, data-file, encrypt.key-secret), or an export of an NBD server
+ * ("nbd://host/export", "nbd+unix:///export?socket=path", with "nbds" for TLS).  @opts may be NULL.
  * Returns 0 and the image in *@out; -ENOENT, -EACCES, -EBUSY (locked by another process),
  * -EINVAL (not such an image), -EUCLEAN (damaged), -ENOTSUP (feature unknown or refused),
  * -ELOOP (chain loops or is too deep), -EPERM (the gate refused), -ENOKEY (no secret was given),
