@@ -13,7 +13,9 @@ import re
 import sys
 import tempfile
 
-from libinterop import QEMU, TAPIMG, Counter, Failed, have, sh, sha256
+from libinterop import LONG, QEMU, TAPIMG, Counter, Failed, have, sh, sha256
+
+LARGE = 16 << 30
 
 
 def formats():
@@ -65,7 +67,10 @@ def main():
     with tempfile.TemporaryDirectory(prefix='corpus-', dir=os.environ.get('TMPDIR')) as folder:
         sh('tar', '--zstd', '-xf', os.path.join(where, 'images.tar.zst'), '-C', folder)
         for row in mine:
-            c.case(row['file'], content, folder, row)
+            if int(row['virtual_size'] or 0) > LARGE and not LONG:
+                c.skip(row['file'], 'hashing so large a disk takes too long: only in check-long')
+            else:
+                c.case(row['file'], content, folder, row)
     if not mine:
         print('FAIL no image of the formats', *known)
         c.failed += 1
