@@ -5,6 +5,7 @@
  * What could be read before an image was opened to be salvaged reads the same then.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "checked.h"
