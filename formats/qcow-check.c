@@ -48,6 +48,7 @@ struct walk {
 	struct usage use;
 	uint64_t end;			/* of what is referred to */
 	uint64_t file_end;		/* where copies go */
+	uint64_t old_size;		/* of the file, before them */
 	uint64_t next_host;		/* of a cluster that would continue the last one */
 	uint8_t *l1, *l2, *copy;
 	bool changed;
@@ -74,7 +75,8 @@ static int usage_init(struct walk *w)
 	struct usage *u = &w->use;
 
 	u->shift = w->img->meta->bshift;
-	u->units = (round_up(w->img->file->size, w->q->cluster) >> u->shift) + 1;
+	w->old_size = w->img->file->size;
+	u->units = (round_up(w->old_size, w->q->cluster) >> u->shift) + 1;
 	u->npages = div_up(u->units, PAGE_UNITS);
 	if (u->npages > TOP_MAX)
 		return err_set(w->err, -EFBIG, "%s: the file is too large to be checked: %" PRIu64 " bytes",
@@ -415,7 +417,8 @@ static int space(struct walk *w, uint64_t off, uint64_t end)
 static int for_each_free(struct walk *w, int (*fn)(struct walk *w, uint64_t off, uint64_t end))
 {
 	struct usage *u = &w->use;
-	uint64_t stop = MIN(w->end, w->img->file->size) >> u->shift, start = 0, off, end;
+	/* what repairs have added since is in use */
+	uint64_t stop = MIN(w->end, w->old_size) >> u->shift, start = 0, off, end;
 	int ret = 0;
 
 	for (uint64_t i = 0; !ret && i <= stop; i++) {

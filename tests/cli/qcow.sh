@@ -64,10 +64,10 @@ is "no half-made image" "$(ls x.qcow)" x.qcow
 tapimg convert -O qcow s.raw a.qcow
 like "info" "$(tapimg info a.qcow)" "file format: qcow
 virtual size: 6 MiB"
-is "measure says how large it gets" "$(tapimg measure -O qcow --output=json s.raw | jq .required)" \
+is "measure says how large it gets" "$(tapimg measure -O qcow --output=json a.qcow | jq .required)" \
 	"$(stat -c %s a.qcow)"
-is "and with Xen's layout" "$(tapimg measure -O qcow -o layout=xen --output=json s.raw | jq .required)" \
-	"$(tapimg convert -O qcow -o layout=xen s.raw m.qcow && stat -c %s m.qcow)"
+is "and with Xen's layout" "$(tapimg measure -O qcow -o layout=xen --output=json a.qcow | jq .required)" \
+	"$(tapimg convert -O qcow -o layout=xen a.qcow m.qcow && stat -c %s m.qcow)"
 full=$(tapimg measure -O qcow --output=json --size 6M | jq '."fully-allocated"')
 is "and when it is full" "$full" \
 	"$(tapimg convert -S 0 -O qcow s.raw m.qcow && stat -c %s m.qcow)"
