@@ -19,7 +19,7 @@ like "verbs" "$(complete_at tapimg '')" 'create.*info.*snapshot'
 is "a verb begun" "$(complete_at tapimg inf)" info
 like "long options" "$(complete_at tapimg check --)" '--repair'
 is "values of an option" "$(complete_at tapimg check -r '')" 'leaks all'
-is "formats" "$(complete_at tapimg info -f q)" 'qcow2'
+is "formats" "$(complete_at tapimg info -f q)" 'qcow qcow2'
 is "a value after =" "$(complete_at tapimg info --output = j)" 'json'
 is "directly after =" "$(complete_at tapimg info --output =)" 'human json'
 is "cache modes" "$(complete_at tapimg check -T write)" 'writeback writethrough'

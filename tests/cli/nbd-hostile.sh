@@ -30,7 +30,12 @@ def request(kind, off, length, payload=b'', flags=0, magic=0x25609513):
 def connect():
     s = socket.socket(socket.AF_UNIX)
     s.settimeout(30)
-    s.connect('s.sock')
+    for _ in range(200):
+        try:
+            s.connect('s.sock')
+            break
+        except BlockingIOError:         # a busy machine: too many wait already
+            time.sleep(.05)
     return s
 
 def conversation():
