@@ -87,7 +87,7 @@ static int connect_to(int pid)
 		free(path);
 		return path ? -ENAMETOOLONG : -ENOMEM;
 	}
-	strcpy(sa.sun_path, path);
+	memcpy(sa.sun_path, path, strlen(path) + 1);
 	free(path);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
@@ -273,7 +273,7 @@ static int for_files(const char *prefix, int (*fn)(int n, struct entries *l), st
 		const char *digits = g.gl_pathv[i] + strlen(pattern) - 1;
 
 		if (*digits >= '0' && *digits <= '9')
-			ret = fn(atoi(digits), l);
+			ret = fn(proto_number(digits), l);
 	}
 	globfree(&g);
 	free(pattern);
@@ -353,7 +353,7 @@ static void exec_tapdisk(void)
 	if (n > 0) {
 		self[n] = 0;
 		slash = strrchr(self, '/');
-		strcpy(slash ? slash + 1 : self, "tapdisk");
+		memcpy(slash ? slash + 1 : self, "tapdisk", sizeof("tapdisk"));
 		execl(self, "tapdisk", (char *)NULL);
 	}
 	execlp("tapdisk", "tapdisk", (char *)NULL);
@@ -374,7 +374,7 @@ static int child_pid(int fd)
 	digits = strstr(text, "/ctl");
 	for (const char *next = digits; next; next = strstr(next + 1, "/ctl"))
 		digits = next;
-	return digits && digits[4] >= '0' && digits[4] <= '9' ? atoi(digits + 4) : -EINVAL;
+	return digits && digits[4] >= '0' && digits[4] <= '9' ? proto_number(digits + 4) : -EINVAL;
 }
 
 static int spawn(void)
@@ -670,11 +670,11 @@ static int take_option(struct args *a, const struct verb *v, int c, const char *
 	bool lists = v->run == run_list;
 
 	switch (c) {
-	case 'p': a->pid = atoi(arg); break;
-	case 'm': a->minor = atoi(arg); break;
+	case 'p': a->pid = proto_number(arg); break;
+	case 'm': a->minor = proto_number(arg); break;
 	case 'a': a->target = arg; break;
 	case 'd': break;
-	case 'e': a->parent = atoi(arg); a->flags |= PROTO_REUSE_PARENT; break;
+	case 'e': a->parent = proto_number(arg); a->flags |= PROTO_REUSE_PARENT; break;
 	case 'R': a->flags |= PROTO_RDONLY; break;
 	case 'D': a->flags |= PROTO_NO_O_DIRECT; break;
 	case 'r': a->flags |= PROTO_ADD_LCACHE; break;
@@ -687,7 +687,7 @@ static int take_option(struct args *a, const struct verb *v, int c, const char *
 		if (lists)
 			a->type = arg;
 		else
-			a->timeout = atoi(arg);
+			a->timeout = proto_number(arg);
 		break;
 	case 'f':
 		if (lists)

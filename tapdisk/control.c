@@ -11,15 +11,13 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "checked.h"
 #include "control.h"
 #include "err.h"
 #include "log.h"
-
-#define BACKLOG 32
+#include "sock.h"
 
 static void conn_input(struct watch *w, uint32_t events);
 
@@ -286,27 +284,6 @@ struct vbd *control_vbd(struct control *c, int minor)
 	return NULL;
 }
 
-/* A socket whose process is dead is replaced; ours has our own number in its name. */
-static int listen_at(const char *path, struct tapimg_err *err)
-{
-	struct sockaddr_un sa = { .sun_family = AF_UNIX };
-	int fd, ret;
-
-	if (strlen(path) >= sizeof(sa.sun_path))
-		return err_set(err, -ENAMETOOLONG, "%s: too long for a socket", path);
-	strcpy(sa.sun_path, path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return err_errno(err, -errno, "%s", path);
-	unlink(path);
-	if (bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, BACKLOG) < 0) {
-		ret = err_errno(err, -errno, "%s", path);
-		close(fd);
-		return ret;
-	}
-	return fd;
-}
-
 int control_open(struct server *s, struct tapimg_err *err)
 {
 	struct control *c = calloc(1, sizeof(*c));
@@ -327,7 +304,7 @@ int control_open(struct server *s, struct tapimg_err *err)
 	if (ret)
 		ret = err_errno(err, ret, "%s", run_dir());
 	else
-		ret = listen_at(c->path, err);
+		ret = sock_listen_unix(c->path, err);
 	if (ret >= 0) {
 		c->listener = (struct watch){ .fd = ret, .events = EPOLLIN, .fn = control_accept };
 		ret = loop_watch(s->loop, &c->listener);

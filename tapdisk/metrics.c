@@ -120,7 +120,7 @@ static void for_dead(const char *dir, const char *prefix, void (*fn)(const char 
 	while (d && (e = readdir(d))) {
 		int n = snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
 
-		if (!strncmp(e->d_name, prefix, len) && is_dead(atoi(e->d_name + len)) && n > 0 &&
+		if (!strncmp(e->d_name, prefix, len) && is_dead(proto_number(e->d_name + len)) && n > 0 &&
 		    (size_t)n < sizeof(path))
 			fn(path);
 	}

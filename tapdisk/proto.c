@@ -2,6 +2,7 @@
 /* proto.c - names of the control protocol, and the files by which minor numbers are given out */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,6 +40,13 @@ const char *proto_name(unsigned type)
 	};
 
 	return type < PROTO_TYPES && names[type] ? names[type] : "unknown";
+}
+
+int proto_number(const char *text)
+{
+	long n = strtol(text, NULL, 10);
+
+	return (int)MAX(MIN(n, INT_MAX), INT_MIN);
 }
 
 const char *run_dir(void)

@@ -97,6 +97,9 @@ _Static_assert(offsetof(struct proto_msg, u.stats.length) == 8 + 8, "stats");
 /* "attach response", "unknown"; as tap-ctl writes it. */
 const char *proto_name(unsigned type);
 
+/* The number a text begins with, as blktap's tools read it: 0 if there is none. */
+int proto_number(const char *text);
+
 /* ----------------------------------------------------------------- run time names */
 
 /* /run/blktap-control, or what TAPDISK_RUN_DIR says (for tests and for users without that folder). */

@@ -17,6 +17,7 @@
 #include "disk-impl.h"
 #include "err.h"
 #include "log.h"
+#include "proto.h"
 #include "server.h"
 
 int server_init(struct server *s, struct tapimg_err *err)
@@ -275,8 +276,8 @@ int server_take_passed(struct server *s)
 	const char *pid = getenv("LISTEN_PID"), *n = getenv("LISTEN_FDS"), *names = getenv("LISTEN_FDNAMES");
 	int ret = 0;
 
-	if (pid && n && atoi(pid) == getpid() && atoi(n) > 0 && atoi(n) < 1000) {
-		s->npassed = (unsigned)atoi(n);
+	if (pid && n && proto_number(pid) == getpid() && proto_number(n) > 0 && proto_number(n) < 1000) {
+		s->npassed = (unsigned)proto_number(n);
 		s->passed_names = names ? strdup(names) : NULL;
 		ret = names && !s->passed_names ? -ENOMEM : 0;
 		for (unsigned i = 0; i < s->npassed; i++)
@@ -311,7 +312,7 @@ void server_notify(const char *state)
 
 	if (!path || (path[0] != '/' && path[0] != '@') || strlen(path) >= sizeof(sa.sun_path))
 		return;
-	strcpy(sa.sun_path, path);
+	memcpy(sa.sun_path, path, strlen(path) + 1);
 	if (path[0] == '@')
 		sa.sun_path[0] = 0;
 	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
