@@ -120,8 +120,8 @@ void image_round_out(const struct tapimg *img, uint64_t *start, uint64_t *end);
 enum image_place { PLACE_PLAIN, PLACE_NONE, PLACE_OTHER };
 /*
  * Where this layer keeps [off, off+len), without waiting: PLACE_PLAIN, from *@host on in img->file
- * itself; PLACE_NONE, nowhere (holes, zeroes); PLACE_OTHER, elsewhere, coded, or not known at
- * once.  *@run is how many bytes that is true of.
+ * itself; PLACE_NONE, nowhere (holes, zeroes); PLACE_OTHER, elsewhere, coded, enciphered, or not
+ * known at once.  *@run is how many bytes that is true of.
  */
 enum image_place image_place(struct tapimg *img, uint64_t off, uint64_t len, uint64_t *host,
 			     uint64_t *run);

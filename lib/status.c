@@ -174,5 +174,5 @@ enum image_place image_place(struct tapimg *img, uint64_t off, uint64_t len, uin
 	*host = e.host;
 	if (e.type == EXT_ZERO || e.type == EXT_HOLE)
 		return PLACE_NONE;
-	return e.type == EXT_DATA && e.file == img->file ? PLACE_PLAIN : PLACE_OTHER;
+	return e.type == EXT_DATA && e.file == img->file && !img->crypt ? PLACE_PLAIN : PLACE_OTHER;
 }
