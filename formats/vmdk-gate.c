@@ -210,7 +210,7 @@ int vmdk_gate_close(struct tapimg *img)
 		/* a mark that was there before stays until a check has looked at the tables */
 		if (!r && x->kind->unclean_at && !x->dirty_found)
 			r = file_pwrite(x->file, &clean, 1, x->kind->unclean_at);
-		if (!r)
+		if (!r && x->file)	/* ZERO extents have none */
 			r = file_flush(x->file);
 		x->marked = false;
 		ret = ret ? ret : r;
