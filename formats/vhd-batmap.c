@@ -12,6 +12,8 @@
 
 #include "vhd.h"
 
+#define MAP_MAX 32768		/* sectors: 128 million blocks */
+
 static uint64_t map_bytes(const struct vhd *v)
 {
 	return div_up(v->entries, 8);
@@ -44,15 +46,21 @@ void vhd_batmap_clear(struct vhd *v, uint32_t blk)
 	v->batmap_dirty = true;
 }
 
-void vhd_batmap_renew(struct tapimg *img)
+bool vhd_batmap_renew(struct tapimg *img)
 {
 	struct vhd *v = vhd_of(img);
+	const struct vhd_batmap_header *b = &v->look.batmap;
+	bool behind = b->off == v->look.batmap_header_off + VHD_SECTOR && b->sectors <= MAP_MAX &&
+		      (uint64_t)b->sectors * VHD_SECTOR >= map_bytes(v) &&
+		      (b->version == VHD_BATMAP_VERSION || b->version == VHD_BATMAP_V1);
 
-	if (!v->look.has_batmap || !map_placed(v, &v->look))
-		return;
+	/* a file that was cut inside of it is made longer */
+	if (!v->look.has_batmap || !(behind || map_placed(v, &v->look)))
+		return false;
 	free(v->batmap);
 	v->batmap = calloc(v->look.batmap.sectors, VHD_SECTOR);
 	v->batmap_dirty = v->batmap != NULL;
+	return v->batmap_dirty;
 }
 
 int vhd_batmap_load(struct tapimg *img, struct tapimg_err *err)

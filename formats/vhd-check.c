@@ -290,8 +290,9 @@ static void check_batmap(struct check *c)
 		bool sum = b->version == VHD_BATMAP_VERSION || b->version == VHD_BATMAP_V1;
 
 		say(c, 'L', "batmap is invalid: %s", sum ? "invalid checksum" : "unsupported batmap version");
-		if (found(c, 'L') && sum)
-			vhd_batmap_renew(c->img);
+		c->out->leaks++;
+		if (c->fix & TAPIMG_FIX_LEAKS && vhd_batmap_renew(c->img))
+			c->out->leaks_fixed++;
 		return;
 	}
 	for (uint32_t i = 0; i < MIN(v->entries, bits); i++) {

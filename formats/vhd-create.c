@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "crypt.h"
 #include "opt.h"
 #include "vhd.h"
 
@@ -160,7 +161,7 @@ static int check_create(const struct file *f, const char *name, const struct vhd
 	    div_up(MAX(c->size, c->reserve), block) > VHD_MAX_SIZE / VHD_BLOCK_SIZE * 16)
 		return err_set(err, -EINVAL, "%s: with a block size of %u the table of a disk of this size "
 			       "would be too large", name, block);
-	if (c->hash && (c->no_batmap || c->type == VHD_TYPE_FIXED))
+	if (c->hash && (c->no_batmap || c->chs || block > VHD_BLOCK_SIZE || c->type == VHD_TYPE_FIXED))
 		return err_set(err, -EINVAL, "%s: a key hash needs a batmap", name);
 	return 0;
 }
@@ -260,6 +261,8 @@ const struct tapimg_opt_desc vhd_opts[] = {
 	{ "reserve_size", "size", NULL, "room in the tables for growing up to this size",
 	  TAPIMG_OPT_CREATE },
 	{ "batmap", "on|off", "on", "the map of full blocks that Xen's tools keep", TAPIMG_OPT_CREATE },
+	{ "encrypt.key-secret", "str", NULL, "encipher with AES-XTS: id of the key of 32 or 64 bytes (see "
+	  "--object)", TAPIMG_OPT_CREATE },
 	{ "preallocation", "off|falloc|full", "off", "fixed: allocate space, or write zeroes, in advance",
 	  TAPIMG_OPT_CREATE },
 	{ 0 },
@@ -325,11 +328,40 @@ int vhd_parent_identity(const char *name, const char *format, struct tapimg *par
 	return 0;
 }
 
+struct key {
+	uint8_t nonce[32], hash[32];
+};
+
+/* The hash of the key that the data will be enciphered with; the key itself is not stored. */
+static int create_key(const struct create *c, struct vhd_create *p, struct key *k,
+		      struct tapimg_err *err)
+{
+	uint8_t key[VHD_KEY_MAX + 1];
+	int ret, n;
+
+	if (!create_opt(c, "encrypt.key-secret"))
+		return 0;
+	n = create_secret(c, "vhd", create_opt(c, "encrypt.key-secret"), key, sizeof(key), err);
+	if (n < 0)
+		return n;
+	vhd_uuid_new(k->nonce);
+	vhd_uuid_new(k->nonce + 16);
+	ret = vhd_key_hash(k->nonce, key, n, k->hash, err);
+	crypt_wipe(key, sizeof(key));
+	p->nonce = k->nonce;
+	p->hash = k->hash;
+	return ret ? err_prefix(err, ret, "%s", c->name) : 0;
+}
+
 int vhd_create(const struct create *c, struct tapimg_err *err)
 {
 	struct vhd_create p;
 	char *path = NULL;
+	struct key k;
 	int ret = create_params(c, &p, err);
+
+	if (!ret)
+		ret = create_key(c, &p, &k, err);
 
 	if (!ret && c->backing) {
 		ret = create_parent(c, &p, err);

@@ -192,9 +192,7 @@ int vhd_resize(struct tapimg *img, uint64_t size, enum tapimg_prealloc prealloc,
 	uint64_t old = img->size;
 	int ret;
 
-	if (size % VHD_SECTOR)
-		return err_set(err, -EINVAL, "%s: %" PRIu64 " bytes are no multiple of 512", img->name,
-			       size);
+	size = round_up(size, VHD_SECTOR);
 	if (size > VHD_MAX_SIZE && size > old)
 		return err_set(err, -EFBIG, "%s: a size of %" PRIu64 " bytes is more than a VHD can have (2040 "
 			       "GiB)", img->name, size);

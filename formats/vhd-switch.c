@@ -260,13 +260,14 @@ int vhd_switch(struct tapimg *img, struct vhd_next *n, struct tapimg_err *err)
 {
 	struct vhd *v = vhd_of(img);
 	uint64_t len = next_bytes(n), far;
-	int ret = clear_the_way(img, &n->table, HOME + len, err);
+	int ret;
 
+	v->end = MAX(v->end, HOME + len);	/* what is moved does not end up in the way again */
+	ret = clear_the_way(img, &n->table, HOME + len, err);
 	if (!ret)
 		ret = vhd_stop_here(img, VHD_STOP_DATA, err);
 	if (ret)
 		return ret;
-	v->end = MAX(v->end, HOME + len);
 	far = round_up(MAX(v->end, img->file->block_dev ? 0 : img->file->size), VHD_ALIGN);
 	if (far + len <= v->limit)
 		ret = detour(img, n, far, len);

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "crypt.h"
 #include "vhd.h"
 
 static int vhd_probe(const uint8_t *head, size_t len, uint64_t file_size, const char *name)
@@ -121,6 +122,54 @@ static int set_parent(struct tapimg *img, struct tapimg_err *err)
 	return img->backing_fmt ? 0 : err_errno(err, -ENOMEM, "%s", img->name);
 }
 
+int vhd_key_hash(const uint8_t nonce[32], const uint8_t *key, size_t len, uint8_t hash[32],
+		 struct tapimg_err *err)
+{
+	uint8_t buf[32 + VHD_KEY_MAX];
+	int ret;
+
+	if (len != 32 && len != VHD_KEY_MAX)
+		return err_set(err, -EINVAL, "a key of %zu bytes: AES-XTS takes 32 or 64", len);
+	memcpy(buf, nonce, 32);
+	memcpy(buf + 32, key, len);
+	ret = crypt_digest(CRYPT_SHA256, buf, 32 + len, hash, err);
+	crypt_wipe(buf, sizeof(buf));
+	return ret < 0 ? ret : 0;
+}
+
+/* Xen's tools keep a hash of the key in the batmap's header: SHA-256 of the nonce and the key. */
+static int check_key(struct tapimg *img, const uint8_t *key, size_t len, struct tapimg_err *err)
+{
+	const struct vhd_batmap_header *b = &vhd_of(img)->look.batmap;
+	uint8_t hash[CRYPT_DIGEST_MAX];
+	int ret = vhd_key_hash(b->nonce, key, len, hash, err);
+
+	if (ret)
+		return ret;
+	if (memcmp(hash, b->hash, sizeof(b->hash)))
+		return err_set(err, -EACCES, "%s: the key is not the one that the image is enciphered with",
+			       img->name);
+	return 0;
+}
+
+static int key_open(struct tapimg *img, struct tapimg_err *err)
+{
+	uint8_t key[VHD_KEY_MAX + 1];
+	int n, ret;
+
+	if (!vhd_of(img)->look.has_batmap || !vhd_of(img)->look.batmap.has_key ||
+	    img->flags & (TAPIMG_NO_IO | TAPIMG_CHECK))
+		return 0;
+	n = image_secret(img, key, sizeof(key), err);
+	if (n < 0)
+		return n;
+	ret = check_key(img, key, n, err);
+	if (!ret)
+		ret = crypt_new(CRYPT_AES_XTS_PLAIN, key, n, img->name, &img->crypt, err);
+	crypt_wipe(key, sizeof(key));
+	return ret;
+}
+
 static int vhd_open(struct tapimg *img, const struct tapimg_open_opts *o, struct tapimg_err *err)
 {
 	struct vhd *v = vhd_of(img);
@@ -143,6 +192,8 @@ static int vhd_open(struct tapimg *img, const struct tapimg_open_opts *o, struct
 		ret = cache_open(img, err);
 	if (!ret && !(img->flags & TAPIMG_NO_IO))
 		ret = vhd_batmap_load(img, err);
+	if (!ret)
+		ret = key_open(img, err);
 	if (!ret && img->flags & TAPIMG_RDWR && !(img->flags & TAPIMG_CHECK))
 		ret = vhd_space_scan(img, err);
 	/* a trailer that a crash has left behind is made good */
@@ -252,7 +303,8 @@ static void info_sparse(struct tapimg *img, struct facts *f)
 	fact_int(f, "max-blocks", l->header.max_bat);
 	if (l->has_batmap) {
 		fact_int(f, "marker", l->batmap.marker);
-		fact_int(f, "encrypted", l->batmap.has_key);
+		f->f[f->n++] = (struct tapimg_fact){ .key = "encrypted", .type = TAPIMG_FACT_BOOL,
+						     .num = l->batmap.has_key };
 	}
 	if (l->footer.type != VHD_TYPE_DIFF)
 		return;

@@ -365,8 +365,8 @@ int vhd_batmap_load(struct tapimg *img, struct tapimg_err *err);
 uint64_t vhd_batmap_summed(const struct vhd_footer *f, const struct vhd_batmap_header *b);
 /* The block has gone, or lost sectors. */
 void vhd_batmap_clear(struct vhd *v, uint32_t blk);
-/* An empty map in place of one that cannot be trusted; to be stored. */
-void vhd_batmap_renew(struct tapimg *img);
+/* An empty map in place of one that cannot be trusted, to be stored.  False: it has no place. */
+bool vhd_batmap_renew(struct tapimg *img);
 /* Writes map and header, if anything has changed. */
 int vhd_batmap_store(struct tapimg *img, struct tapimg_err *err);
 
@@ -431,6 +431,10 @@ int vhd_set_key_hash(struct tapimg *img, const uint8_t nonce[32], const uint8_t 
  */
 int vhd_set_parent(struct tapimg *img, const char *path, const uint8_t uuid[16], uint32_t time,
 		   struct tapimg_err *err);
+#define VHD_KEY_MAX 64		/* a key has 32 or 64 bytes */
+/* SHA-256 of nonce and key. */
+int vhd_key_hash(const uint8_t nonce[32], const uint8_t *key, size_t len, uint8_t hash[32],
+		 struct tapimg_err *err);
 /* Drops all blocks. */
 int vhd_make_empty(struct tapimg *img, struct tapimg_err *err);
 /* Writes both footers anew, at 0 and at the end (a null UUID is replaced). */
