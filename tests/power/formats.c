@@ -131,7 +131,50 @@ static bool qcow_leaks(const struct world *w, bool repaired)
 	return true;
 }
 
+/* ------------------------------------------------------------------------- VHD */
+
+static unsigned vhd_bits(struct rng *r)
+{
+	return rng_pct(r, 70) ? 12 + rng_below(r, 3) : 15 + rng_below(r, 5);
+}
+
+static void vhd_draw(struct world *w)
+{
+	struct rng *r = &w->rng;
+	struct geo *g = &w->geo;
+
+	g->raw_top = g->v2 = g->ext_l2 = g->lazy = g->data_file = g->prealloc_meta = false;
+	g->variant = 0;
+	g->cluster_bits = vhd_bits(r);
+	g->block_dev = rng_pct(r, 20);
+	g->gran = 512;
+	g->size = MIN(rng_range(r, 2, rng_pct(r, 15) ? 1000 : 60) << g->cluster_bits, 8 * MiB);
+	if (rng_pct(r, 40))
+		g->size += rng_range(r, 1, 64) * 512;
+	for (unsigned i = 0; i < g->below; i++) {
+		g->layer[i].cluster_bits = vhd_bits(r);
+		g->layer[i].size = rng_pct(r, 40) ? rng_range(r, 1, g->size / 512) * 512 : g->size;
+	}
+}
+
+static unsigned vhd_options(const struct world *w, unsigned i, struct tapimg_opt *opts,
+			    char text[4][16])
+{
+	const struct geo *g = &w->geo;
+
+	snprintf(text[0], 16, "%u", 1U << (i < g->below ? g->layer[i].cluster_bits : g->cluster_bits));
+	opts[0] = (struct tapimg_opt){ "block_size", text[0] };
+	return 1;
+}
+
+static bool vhd_leaks(const struct world *w, bool repaired)
+{
+	return false;
+}
+
 static const struct wformat formats[] = {
+	{ .name = "vhd", .draw = vhd_draw, .options = vhd_options, .plain = never_plain,
+	  .leaks = vhd_leaks },
 	{ .name = "qcow", .draw = qcow_draw, .options = qcow_options, .plain = never_plain,
 	  .leaks = qcow_leaks },
 	{ .name = "vmdk", .draw = vmdk_draw, .options = vmdk_options, .plain = vmdk_plain,

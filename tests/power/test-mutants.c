@@ -29,7 +29,7 @@ static const char *const mutants[META_MUTANTS] = {
 };
 
 /* Formats in which each mistake would show. */
-static const char *const formats[] = { NULL, "vmdk", "qcow" };
+static const char *const formats[] = { NULL, "vmdk", "qcow", "vhd" };
 
 static bool hunt(struct opts *o, unsigned mutant)
 {

@@ -53,7 +53,7 @@ static uint64_t campaign(const struct opts *o, const struct plan *p)
 /* What make check and make check-long run. */
 static int standard(struct opts *o, struct plan *p)
 {
-	static const char *const others[] = { "vmdk", "qcow" };
+	static const char *const others[] = { "vmdk", "qcow", "vhd" };
 	bool is_long = getenv("TAPIMG_LONG");
 	unsigned bad = 0, i;
 
