@@ -2,8 +2,8 @@
 /*
  * tapimg.h - the public interface of libtapimg, and its reference.
  *
- * libtapimg reads and writes virtual disk images: raw and qcow2 (versions 2 and 3), in copy-on-write
- * chains of any depth and any mix of formats.
+ * libtapimg reads and writes virtual disk images: raw, VHD, QCOW (version 1), qcow2 (versions 2 and
+ * 3) and VMDK, in copy-on-write chains of up to 200 layers and any mix of formats.
  *
  * The model in five sentences.  A struct tapimg_loop is an event loop: it owns asynchronous I/O,
  * helper threads and the images opened on it, and is used by one thread at a time.  A struct tapimg
