@@ -256,6 +256,7 @@ void nbd_conn_send(struct nbd_conn *c, struct nbd_req *r)
 	if (c->dead) {
 		if (r)
 			nbd_req_free(r);
+		queue_flush(c);		/* which looks whether it was the last one */
 		return;
 	}
 	if (r) {

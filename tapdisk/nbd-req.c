@@ -245,11 +245,7 @@ static void req_done(struct disk_req *dr)
 		req_submit(r, TAPIMG_FLUSH, 0);
 		return;
 	}
-	c->busy++;
 	nbd_reply(r, r->type == NBD_CMD_CACHE ? 0 : ret);
-	c->busy--;
-	/* from inside nbd_req_input() as well: then the caller is busy, and puts */
-	nbd_conn_put(c);
 }
 
 static void carry_out(struct nbd_req *r)

@@ -156,6 +156,17 @@ void nbd_front_conn_gone(struct nbd_front *f)
 	front_end(f);
 }
 
+/* Looks at each connection whether it can go, and may end the front end with the last one. */
+static void put_all(struct nbd_front *f)
+{
+	struct list *pos, *tmp;
+
+	f->nconns++;			/* not while we look at its list */
+	list_for_each_safe(pos, tmp, &f->conns)
+		nbd_conn_put(list_entry(pos, struct nbd_conn, node));
+	nbd_front_conn_gone(f);
+}
+
 static void stop_late(struct task *t)
 {
 	struct nbd_front *f = container_of(t, struct nbd_front, stop.task);
@@ -164,8 +175,7 @@ static void stop_late(struct task *t)
 	log_warn("nbd: %u connections do not end: closed", f->nconns);
 	list_for_each_safe(pos, tmp, &f->conns)
 		nbd_conn_kill(list_entry(pos, struct nbd_conn, node));
-	list_for_each_safe(pos, tmp, &f->conns)
-		nbd_conn_put(list_entry(pos, struct nbd_conn, node));
+	put_all(f);
 }
 
 static void nbd_stop(struct front *front)
@@ -185,10 +195,7 @@ static void nbd_stop(struct front *front)
 	loop_timer_arm(loop, &f->stop, loop_now(loop) + STOP_NS);
 	list_for_each_safe(pos, tmp, &f->conns)
 		nbd_conn_shutdown(list_entry(pos, struct nbd_conn, node));
-	f->nconns++;			/* so that the last one does not end f while we look at it */
-	list_for_each_safe(pos, tmp, &f->conns)
-		nbd_conn_put(list_entry(pos, struct nbd_conn, node));
-	nbd_front_conn_gone(f);
+	put_all(f);
 }
 
 /* ------------------------------------------------------------------ connections */

@@ -554,6 +554,30 @@ START_TEST(status_parks)
 }
 END_TEST
 
+/* The client vanishes while its walk is parked or its read runs: the last of them ends the connection. */
+START_TEST(who_vanishes_is_not_waited_for)
+{
+	struct tapimg *img = disk_image(disk);
+
+	connect_to("a", _i);
+	img->meta->cold = true;
+	wire_request(w, 0, NBD_CMD_BLOCK_STATUS, 1, 0, 4 * MiB);
+	wire_request(w, 0, NBD_CMD_READ, 2, 0x20000, 512);
+	w->c->readable = true;
+	w->c->busy++;
+	nbd_conn_run(w->c);
+	ck_assert_uint_gt(w->c->running, 0);
+	nbd_conn_kill(w->c);
+	w->c->busy--;
+	nbd_conn_put(w->c);
+	ck_assert_ptr_nonnull(w->c);
+	wire_run(w);
+	img->meta->cold = false;
+	ck_assert_ptr_null(w->c);
+	ck_assert_uint_eq(f->nconns, 0);
+}
+END_TEST
+
 START_TEST(status_waits_while_paused)
 {
 	struct answer a;
@@ -672,6 +696,7 @@ int main(void)
 	tcase_add_loop_test(t, status_of_everything, STRUCTURED, STYLES);
 	tcase_add_loop_test(t, status_of_one, STRUCTURED, STYLES);
 	tcase_add_loop_test(t, status_parks, STRUCTURED, STYLES);
+	tcase_add_loop_test(t, who_vanishes_is_not_waited_for, STRUCTURED, STYLES);
 	tcase_add_loop_test(t, status_waits_while_paused, STRUCTURED, STYLES);
 	tcase_add_test(t, status_of_some_contexts);
 	tcase_add_loop_test(t, closing_the_disk_ends_its_clients, SIMPLE, STYLES);
