@@ -168,7 +168,6 @@ static int make_copy(struct walk *w, uint64_t from, uint64_t len, uint64_t *to)
 	if (ret)
 		return walk_failed(w, ret, "writing a copy", off);
 	w->file_end = off + len;
-	w->q->limit = MAX(w->q->limit, round_up(w->file_end, w->q->cluster));
 	w->end = MAX(w->end, w->file_end);
 	*to = off;
 	return 0;
@@ -313,7 +312,7 @@ static int walk_l1(struct walk *w, bool tables)
 				continue;
 			if (tables)
 				ret = check_table(w, i + k, &entry);
-			else if (!qcow_l2_bad(w->img, entry, true))
+			else if (w->fix || !qcow_l2_bad(w->img, entry, true))
 				ret = check_l2(w, i + k, entry);
 			if (entry != was) {
 				qcow_l1_store(q, w->l1 + 8 * k, entry);
@@ -347,8 +346,10 @@ static int walk_run(struct walk *w)
 		ret = MIN(mark_range(w, q->l1_off, l1_end - q->l1_off, false), 0);
 	if (!ret)
 		ret = walk_l1(w, true);
+	/* what is repaired has good tables only, some of them behind the old end; entries never lie there */
 	if (!ret)
 		ret = walk_l1(w, false);
+	q->limit = MAX(q->limit, round_up(w->file_end, q->cluster));
 	return ret;
 }
 
