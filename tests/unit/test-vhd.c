@@ -310,7 +310,7 @@ START_TEST(sizes_by_creator)
 {
 	static const struct { const char *creator; uint64_t size; } c[] = {
 		{ "vpc ", 301ULL * 4 * 17 * 512 }, { "qemu", 301ULL * 4 * 17 * 512 },
-		{ "qem2", 10 * MiB }, { "win ", 10 * MiB }, { "d2v ", 10 * MiB }, { "?", 10 * MiB },
+		{ "qem2", 10 * MiB }, { "win ", 10 * MiB }, { "d2v ", 10 * MiB }, { "?   ", 10 * MiB },
 	};
 	struct tapimg *img;
 
