@@ -97,7 +97,7 @@ END_TEST
 
 START_TEST(a_removed_descriptor_is_not_called)
 {
-	struct bell a, *b = malloc(sizeof(*b)), *c = malloc(sizeof(*c));
+	struct bell a, *b = calloc(1, sizeof(*b)), *c = calloc(1, sizeof(*c));
 
 	/* all are fetched in one go, and whichever comes first takes one of the others away */
 	bell_init(&a);
