@@ -31,6 +31,8 @@ struct bell {
 	bool nest;			/* run a turn from inside */
 };
 
+static struct bell *removed;		/* the last one; what is there must not be looked at again */
+
 static void bell_fn(struct watch *w, uint32_t events)
 {
 	struct bell *b = container_of(w, struct bell, w);
@@ -40,10 +42,11 @@ static void bell_fn(struct watch *w, uint32_t events)
 	b->rung++;
 	if (!b->keep)
 		ck_assert_int_eq(read(w->fd, &v, sizeof(v)), sizeof(v));
-	if (b->other) {
+	if (b->other && b->other != removed) {
 		loop_unwatch(loop, &b->other->w);
 		close(b->other->w.fd);
 		memset(b->other, 0xa5, sizeof(*b->other));
+		removed = b->other;
 	}
 	if (b->nest) {
 		b->nest = false;
@@ -97,7 +100,7 @@ END_TEST
 
 START_TEST(a_removed_descriptor_is_not_called)
 {
-	struct bell a, *b = calloc(1, sizeof(*b)), *c = calloc(1, sizeof(*c));
+	struct bell a, *b = malloc(sizeof(*b)), *c = malloc(sizeof(*c));
 
 	/* all are fetched in one go, and whichever comes first takes one of the others away */
 	bell_init(&a);
