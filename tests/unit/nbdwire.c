@@ -7,9 +7,21 @@
 #include "endian.h"
 #include "nbdwire.h"
 
+/* Powers of two: a long conversation is not copied with each answer. */
+static size_t room(size_t len)
+{
+	size_t n = 256;
+
+	while (n <= len)
+		n *= 2;
+	return n;
+}
+
 static void grow(uint8_t **buf, size_t have, size_t more)
 {
-	*buf = realloc(*buf, have + more + 1);
+	if (*buf && room(have) == room(have + more))
+		return;
+	*buf = realloc(*buf, room(have + more));
 	if (!*buf)
 		abort();
 }
