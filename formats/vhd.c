@@ -202,7 +202,7 @@ static int vhd_open(struct tapimg *img, const struct tapimg_open_opts *o, struct
 }
 
 /* What lies below is open: is it what the image was made over? */
-static int vhd_parent_opened(struct tapimg *img, struct tapimg_err *err)
+static int vhd_backing_check(struct tapimg *img, struct tapimg_err *err)
 {
 	const uint8_t *want = vhd_of(img)->look.header.parent_uuid, *have;
 	char a[VHD_UUID_TEXT], b[VHD_UUID_TEXT];
@@ -214,7 +214,8 @@ static int vhd_parent_opened(struct tapimg *img, struct tapimg_err *err)
 		return 0;
 	vhd_uuid_text(want, a);
 	vhd_uuid_text(have, b);
-	return err_set(err, -EINVAL, "its UUID is %s, but the child was made over %s", b, a);
+	return err_set(err, -EINVAL, "%s: its parent '%s' has the UUID %s, but it was made over %s",
+		       img->name, img->backing->name, b, a);
 }
 
 static int vhd_close(struct tapimg *img, struct tapimg_err *err)
@@ -378,7 +379,7 @@ const struct format vhd_format = {
 	.create		= vhd_create,
 	.measure	= vhd_measure,
 	.open		= vhd_open,
-	.backing_opened	= vhd_parent_opened,
+	.backing_check	= vhd_backing_check,
 	.close		= vhd_close,
 	.info		= vhd_info,
 	.check		= vhd_check,

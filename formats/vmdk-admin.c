@@ -98,7 +98,7 @@ int vmdk_backing_check(struct tapimg *img, struct tapimg_err *err)
 {
 	const struct vmdk_desc *d = &vmdk_of(img)->desc, *b;
 
-	if (!d->text || img->backing->fmt != &vmdk_format)
+	if (img->flags & TAPIMG_STALE_BACKING || !d->text || img->backing->fmt != &vmdk_format)
 		return 0;
 	b = &vmdk_of(img->backing)->desc;
 	if (b->text && b->has_cid && b->cid == d->parent_cid)

@@ -109,8 +109,6 @@ struct format {
 	 */
 	int (*enter)(struct file *file, const struct tapimg_open_opts *o, struct file **inner,
 		     const struct format **format, struct tapimg_err *err);
-	/* img->backing, named by the image and not by the caller, is open: is it the right one? */
-	int (*backing_opened)(struct tapimg *img, struct tapimg_err *err);
 	int (*close)(struct tapimg *img, struct tapimg_err *err);	/* frees; idle and settled unless failed */
 	int (*info)(struct tapimg *img, struct tapimg_info *out, struct tapimg_err *err);
 	int (*check)(struct tapimg *img, unsigned fix, struct tapimg_check *out,
@@ -121,8 +119,9 @@ struct format {
 	int (*set_backing)(struct tapimg *img, const char *name, const char *format,
 			   struct tapimg_err *err);
 	/*
-	 * Of a format that remembers what its backing file was: the one that was opened is in img->backing:
-	 * is it the right one?  And: it was changed through @img, so that it is right all the same.
+	 * Of a format that remembers what its backing file was: img->backing, named by the image and not by
+	 * the caller, is open: is it the right one?  (Of a changed one img->flags may say TAPIMG_STALE_BACKING.)
+	 * And: it was changed through @img, so that it is right all the same.
 	 */
 	int (*backing_check)(struct tapimg *img, struct tapimg_err *err);
 	int (*backing_changed)(struct tapimg *img, struct tapimg_err *err);

@@ -447,20 +447,13 @@ static int chain_open(struct tapimg *top, struct spec *above, struct tapimg_err 
 			ret = below_no_loop(top, &s, depth, err);
 		if (!ret)
 			ret = layer_open(top->loop, &s, &next, err);
-		if (!ret && img->fmt->backing_opened && !s.by_caller) {
-			img->backing = next;
-			ret = img->fmt->backing_opened(img, err);
-			img->backing = NULL;
-			if (ret)
-				tapimg_close(next, NULL);
-		}
 		if (ret) {
 			chain_explain(top, img, s.text, s.n.path, err);
 			name_free(&s.n);
 			break;
 		}
 		img->backing = next;
-		if (img->fmt->backing_check && !(s.by_caller || top->flags & TAPIMG_STALE_BACKING))
+		if (img->fmt->backing_check && !s.by_caller)
 			ret = img->fmt->backing_check(img, err);
 		if (ret) {
 			name_free(&s.n);
