@@ -371,7 +371,7 @@ static const char *parent_bad(struct check *k, const struct vu_file *f, const ch
 static int check_name(struct check *k, const struct vu_file *f, unsigned i)
 {
 	const char *name = f->look.loc_name[i], *header = f->look.parent_name, *base, *bad;
-	char *full, *path = NULL;
+	char *own, *full, *path = NULL;
 
 	if (!name) {
 		printf("error reading parent locator %u: %d\n", i, -EINVAL);
@@ -384,7 +384,9 @@ static int check_name(struct check *k, const struct vu_file *f, unsigned i)
 		       header);
 		return -EINVAL;
 	}
-	full = name_resolve(f->name, name);
+	own = vu_base(f->name);
+	full = own ? name_resolve(own, name) : NULL;
+	free(own);
 	path = full ? vhd_device_path(full) : NULL;
 	free(full);
 	if (!path) {

@@ -203,7 +203,7 @@ static int make_snapshot(struct cli *c, const struct vu_snapshot *s, const struc
 {
 	struct vhd_create how = { .type = VHD_TYPE_DIFF };
 	struct vu_file f = { 0 };
-	char *stored = NULL;
+	char *base = vu_base(s->name), *stored = NULL;
 	int ret = disk_size(s->reserve_mb, &how.reserve);
 
 	if (!ret && !t->raw)
@@ -211,10 +211,11 @@ static int make_snapshot(struct cli *c, const struct vu_snapshot *s, const struc
 	if (!ret)
 		ret = inherit(c, t, &f, &how);
 	if (!ret) {
-		stored = vhd_relative_path(s->name, t->path);
+		stored = base ? vhd_relative_path(base, t->path) : NULL;
 		how.parent = stored;
 		ret = stored ? vu_make(c, s->name, &how, NULL, NULL) : -ENOMEM;
 	}
+	free(base);
 	free(stored);
 	vu_close(&f);
 	return ret;

@@ -32,6 +32,17 @@ static bool is_device(const char *name)
 	return !stat(name, &st) && S_ISBLK(st.st_mode);
 }
 
+/*
+ * The path whose folder names of parents are relative to: without links, and of a volume the one in
+ * /dev/mapper.  One that does not exist yet stays as it is written.  malloc'd.
+ */
+char *vu_base(const char *name)
+{
+	char *path = vhd_device_path(name);
+
+	return path ? path : strdup(name);
+}
+
 int vu_look_failed(const struct cli *c, const char *name, const struct tapimg_err *err, int ret)
 {
 	util_why(c, name, err, ret);
@@ -151,18 +162,18 @@ int vu_used(struct cli *c, const struct vu_file *f, uint64_t *bytes)
 
 int vu_parent(struct cli *c, const struct vu_file *f, char **path)
 {
-	char *stored = vhd_look_parent(&f->look, f->name, NULL, c->loop), *full;
+	char *base = vu_base(f->name);
+	char *stored = base ? vhd_look_parent(&f->look, base, NULL, c->loop) : NULL;
+	char *full = stored ? name_resolve(base, stored) : NULL;
+	int ret = !base ? -ENOMEM : !stored ? -EINVAL : !full ? -ENOMEM : 0;
 
-	*path = NULL;
-	if (!stored)
-		return -EINVAL;
-	full = name_resolve(f->name, stored);
+	*path = ret ? NULL : vhd_device_path(full);
+	if (!ret && !*path)
+		ret = -errno;
+	free(base);
 	free(stored);
-	if (!full)
-		return -ENOMEM;
-	*path = vhd_device_path(full);
 	free(full);
-	return *path ? 0 : -errno;
+	return ret;
 }
 
 int vu_depth(struct cli *c, const struct vu_file *f, unsigned *depth)
@@ -199,6 +210,7 @@ int vu_open(struct cli *c, const char *name, unsigned flags, struct tapimg **out
 {
 	struct tapimg_open_opts opts = { .format = "vhd", .flags = flags & ~VU_CHAIN };
 	struct tapimg_err err = { 0 };
+	char *path;
 	int ret;
 
 	*out = NULL;
@@ -208,9 +220,11 @@ int vu_open(struct cli *c, const char *name, unsigned flags, struct tapimg **out
 		opts.flags |= TAPIMG_SHARE;
 	if (is_device(name))
 		opts.flags |= TAPIMG_DIRECT;
-	if (!cli_loop(c))
+	path = cli_loop(c) ? vu_base(name) : NULL;
+	if (!path)
 		return -ENOMEM;
-	ret = tapimg_open(c->loop, name, &opts, out, &err);
+	ret = tapimg_open(c->loop, path, &opts, out, &err);
+	free(path);
 	return ret ? vu_look_failed(c, name, &err, ret) : 0;
 }
 

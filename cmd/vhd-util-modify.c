@@ -90,17 +90,18 @@ static int find_parent(struct cli *c, const struct modify *m, char **path, uint8
 
 static int set_parent(struct cli *c, struct tapimg *img, const struct modify *m)
 {
-	char *path = NULL, *stored = NULL;
+	char *base = vu_base(m->name), *path = NULL, *stored = NULL;
 	struct tapimg_err err = { 0 };
 	uint8_t uuid[16];
 	uint32_t time = 0;
 	int ret = vhd_of(img)->diff ? find_parent(c, m, &path, uuid, &time) : -EINVAL;
 
 	if (!ret) {
-		stored = vhd_relative_path(m->name, path);
+		stored = base ? vhd_relative_path(base, path) : NULL;
 		ret = stored ? failed(c, m->name, &err, vhd_set_parent(img, stored, uuid, time, &err))
 			     : -ENOMEM;
 	}
+	free(base);
 	free(stored);
 	free(path);
 	if (ret)

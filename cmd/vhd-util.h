@@ -51,6 +51,7 @@ uint64_t vu_batmap_summed(const struct vu_file *f);
 
 /* Bytes that the image takes of its file or device, the footer included. */
 int vu_used(struct cli *c, const struct vu_file *f, uint64_t *bytes);
+char *vu_base(const char *name);
 /* The parent's path, absolute, of a file that exists: malloc'd in *@path; or -ENOENT and such. */
 int vu_parent(struct cli *c, const struct vu_file *f, char **path);
 static inline bool vu_parent_raw(const struct vu_file *f)

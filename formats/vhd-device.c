@@ -7,6 +7,7 @@
  * that all volumes lie in one folder.  It is a link too, and stays one.
  */
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -39,12 +40,26 @@ static char *mapper_twin(const char *path)
 	return out;
 }
 
+/* "/dev/mapper/./LV" without detours, though the last part is a link; NULL: it is not there */
+static char *mapper_path(const char *path)
+{
+	const char *base = strrchr(path, '/') + 1;
+	char *out = NULL;
+
+	if (!*base || asprintf(&out, MAPPER "%s", base) < 0)
+		return NULL;
+	if (!access(out, F_OK))
+		return out;
+	free(out);
+	return NULL;
+}
+
 char *vhd_device_path(const char *path)
 {
 	char *twin;
 
 	if (!strncmp(path, MAPPER, strlen(MAPPER)))
-		return access(path, F_OK) ? NULL : strdup(path);
+		return mapper_path(path);
 	twin = mapper_twin(path);
 	if (twin && !access(twin, F_OK))
 		return twin;

@@ -144,6 +144,10 @@ says "relative" 0 "../a.vhd
 says "resolved" 0 "DIR/a.vhd
 ." vhd-util query -n sub/f.vhd -p
 both truncate -s 6M raw.img
+both ln -s sub/f.vhd link.vhd
+says "through a link: relative to where it is" 0 "DIR/a.vhd
+chain depth: 2
+." vhd-util query -n link.vhd -pd
 says "of a raw disk" 0 . vhd-util snapshot -n r.vhd -p raw.img -m
 says "has its size" 0 "6
 DIR/raw.img
