@@ -7,7 +7,8 @@
 A test is any program.  How it is counted, the first rule that fits:
   1. a line "N passed, N failed, N skipped" of its output counts so many;
   2. lines of the Check library, "80%: Checks: 5, Failures: 1, Errors: 0", count each check;
-  3. exit status 0 is one passed, 77 one skipped, anything else one failed.
+  3. exit status 77 is one skipped, 0 one passed unless it is a script: those end with rule 1's line,
+     and one that was cut short does not; anything else is one failed.
 An exit status other than 0 and 77 is at least one failure, whatever was printed.
 Lines that begin with SKIP are shown, so that nothing is skipped in silence.
 
@@ -144,7 +145,7 @@ def run(opt, kind, prog, src, env):
     if opt.fuzz and child.returncode:
         keep_findings(opt, name, tmp)
     shutil.rmtree(tmp, ignore_errors=True)
-    return (name, *count(child.returncode, out), took, out)
+    return (name, *count(child.returncode, out, prog.endswith(('.sh', '.py'))), took, out)
 
 
 def keep_findings(opt, name, tmp):
@@ -156,7 +157,7 @@ def keep_findings(opt, name, tmp):
             print(f'kept {where}/{f}')
 
 
-def count(status, out):
+def count(status, out, script):
     sums, checks = SUM.findall(out), CHECK.findall(out)
     if sums:
         passed, failed, skipped = (int(n) for n in sums[-1])
@@ -164,7 +165,8 @@ def count(status, out):
         total, bad = (sum(int(c[0]) for c in checks), sum(int(c[1]) + int(c[2]) for c in checks))
         passed, failed, skipped = total - bad, bad, 0
     else:
-        return (int(status == 0), int(status not in (0, 77)), int(status == 77))
+        good = status == 0 and not script
+        return (int(good), int(not good and status != 77), int(status == 77))
     if status not in (0, 77) and not failed:
         failed = 1
     return passed, failed, skipped
