@@ -271,7 +271,7 @@ interop: all $(TOOL_BIN)
 	@$(RUN) $(kind_interop)
 
 check: all $(UNIT_BIN) $(POWER_BIN) $(FUZZ_BIN) $(BENCH_BIN) $(TOOL_BIN) $(VHOST_BIN) $(PRELOAD)
-	@$(RUN) $(kind_unit) $(kind_cli) $(kind_power) $(kind_fuzz) $(kind_interop) $(kind_vhost)
+	@$(RUN) $(kind_power) $(kind_vhost) $(kind_unit) $(kind_cli) $(kind_fuzz) $(kind_interop)
 
 # Both kinds in one run, so that they share one sum; for builds with sanitizers.
 san-check: all $(UNIT_BIN)

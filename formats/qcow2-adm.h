@@ -96,7 +96,6 @@ struct q2_item {
 	uint64_t tag;
 };
 struct q2_stream {
-	uint64_t max;			/* largest item */
 	bool (*next)(struct q2_stream *s, struct q2_item *item);	/* false: no more */
 	int (*work)(struct q2_stream *s, const struct q2_item *item, uint8_t *buf);
 	void *arg;
@@ -219,6 +218,6 @@ struct q2_l2_walk {
 	struct counts *l2s;
 	uint64_t next;			/* cluster to look at */
 };
-bool q2_l2_next(struct q2_l2_walk *w, uint64_t max, struct q2_item *item);
+bool q2_l2_next(struct q2_l2_walk *w, struct q2_item *item);
 
 #endif

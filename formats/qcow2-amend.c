@@ -223,7 +223,7 @@ static int uncount(struct counts *refs, uint64_t cl)
 static int gather_counts(struct q2 *q, struct counts *refs)
 {
 	struct gather g = {.q = q, .refs = refs};
-	struct q2_stream s = {.max = q->csize, .next = gather_next, .work = gather_work, .arg = &g};
+	struct q2_stream s = {.next = gather_next, .work = gather_work, .arg = &g};
 	int ret = q2_stream_run(q, &s);
 
 	for (uint64_t i = 0; i < q->rt_size && !ret; i++)
@@ -315,7 +315,7 @@ struct expand {
 
 static bool expand_next(struct q2_stream *s, struct q2_item *item)
 {
-	return q2_l2_next(s->arg, s->max, item);
+	return q2_l2_next(s->arg, item);
 }
 
 static bool is_zero_entry(const uint8_t *p)
@@ -412,7 +412,7 @@ static int expand_zeroes(struct q2 *q, const struct q2_snaps *snaps)
 {
 	struct counts l2s;
 	struct expand x = {.walk = {.q = q, .l2s = &l2s}, .backed = q->img->backing_name};
-	struct q2_stream s = {.max = MAX(q->csize, MiB), .next = expand_next, .work = expand_work,
+	struct q2_stream s = {.next = expand_next, .work = expand_work,
 			      .arg = &x, .skip_holes = true};
 	int ret;
 

@@ -230,6 +230,7 @@ struct slot {
 	struct io io;
 	struct q2_item item;
 	uint8_t *buf;
+	uint64_t room;		/* bytes in buf */
 	bool busy, done;
 };
 
@@ -255,6 +256,17 @@ static void slot_submit(struct q2 *q, struct slot *s, enum io_op op)
 	s->busy = true;
 	s->done = false;
 	file_submit(&s->io);
+}
+
+/* Room for the item: no more than it needs, for most tables are small. */
+static int slot_fit(struct q2 *q, struct slot *s)
+{
+	if (s->room >= s->item.len)
+		return 0;
+	free(s->buf);
+	s->buf = file_buf(s->item.len);
+	s->room = s->buf ? s->item.len : 0;
+	return s->buf ? 0 : err_errno(q->err, -ENOMEM, "%s", q->img->name);
 }
 
 /* waits for what the slot is doing; names the place of a failure */
@@ -317,6 +329,9 @@ static int stream_loop(struct q2 *q, struct q2_stream *s, struct slot *slots)
 			more = stream_next(q, s, &t->item);
 			if (!more)
 				break;
+			ret = slot_fit(q, t);
+			if (ret)
+				return ret;
 			slot_submit(q, t, IO_READ);
 			tail++;
 		}
@@ -337,16 +352,10 @@ static int stream_loop(struct q2 *q, struct q2_stream *s, struct slot *slots)
 int q2_stream_run(struct q2 *q, struct q2_stream *s)
 {
 	struct slot slots[STREAM_DEPTH];
-	int ret = 0, r2;
+	int ret, r2;
 
 	memset(slots, 0, sizeof(slots));
-	for (unsigned i = 0; i < STREAM_DEPTH; i++) {
-		slots[i].buf = file_buf(s->max);
-		if (!slots[i].buf)
-			ret = err_errno(q->err, -ENOMEM, "%s", q->img->name);
-	}
-	if (!ret)
-		ret = stream_loop(q, s, slots);
+	ret = stream_loop(q, s, slots);
 	for (unsigned i = 0; i < STREAM_DEPTH; i++) {
 		r2 = slot_wait(q, &slots[i]);
 		if (!ret)
@@ -467,7 +476,7 @@ static int apply_work(struct q2_stream *s, const struct q2_item *item, uint8_t *
 static int apply_run(struct q2 *q, struct counts *d, bool up, bool dry, struct counts *single)
 {
 	struct apply *a = calloc(1, sizeof(*a));
-	struct q2_stream s = {.max = q->csize, .next = apply_next, .work = apply_work, .arg = a};
+	struct q2_stream s = {.next = apply_next, .work = apply_work, .arg = a};
 	uint64_t rest;
 	int ret;
 

@@ -225,7 +225,7 @@ static int compare_work(struct q2_stream *s, const struct q2_item *item, uint8_t
 static int compare_run(struct check *c, enum pass pass)
 {
 	struct compare *k = calloc(1, sizeof(*k));
-	struct q2_stream s = {.max = c->q.csize, .next = compare_next, .work = compare_work,
+	struct q2_stream s = {.next = compare_next, .work = compare_work,
 			      .arg = k};
 	int ret;
 

@@ -468,7 +468,7 @@ struct scan {
 
 static bool scan_next(struct q2_stream *s, struct q2_item *item)
 {
-	return q2_l2_next(s->arg, s->max, item);
+	return q2_l2_next(s->arg, item);
 }
 
 /* an entry that the fast loop does not take */
@@ -561,7 +561,7 @@ static int scan_l2(struct check *c)
 {
 	struct q2 *q = &c->q;
 	struct scan t = {.walk = {.q = q, .l2s = &c->l2}, .c = c};
-	struct q2_stream s = {.max = MAX(q->csize, MiB), .next = scan_next, .work = scan_work,
+	struct q2_stream s = {.next = scan_next, .work = scan_work,
 			      .arg = &t, .skip_holes = true};
 	uint64_t cl = 0;
 	int ret;
@@ -676,7 +676,7 @@ static int check_copied(struct check *c)
 {
 	struct q2 *q = &c->q;
 	struct scan t = {.walk = {.q = q, .l2s = c->l2a}, .c = c};
-	struct q2_stream s = {.max = MAX(q->csize, MiB), .next = scan_next, .work = copied_work,
+	struct q2_stream s = {.next = scan_next, .work = copied_work,
 			      .arg = &t, .skip_holes = true};
 
 	for (uint32_t i = 0; c->l1 && i < q->l1_size; i++) {

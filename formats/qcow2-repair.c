@@ -240,7 +240,7 @@ struct mend {
 
 static bool mend_next(struct q2_stream *s, struct q2_item *item)
 {
-	return q2_l2_next(s->arg, s->max, item);
+	return q2_l2_next(s->arg, item);
 }
 
 /* moves the bytes at a place that is not aligned to a cluster of their own */
@@ -370,7 +370,7 @@ static int mend_work(struct q2_stream *s, const struct q2_item *item, uint8_t *b
 static int mend_l2(struct check *c, unsigned fix)
 {
 	struct mend m = {.walk = {.q = &c->q, .l2s = &c->l2}, .c = c, .fix = fix};
-	struct q2_stream s = {.max = MAX(c->q.csize, MiB), .next = mend_next, .work = mend_work,
+	struct q2_stream s = {.next = mend_next, .work = mend_work,
 			      .arg = &m, .skip_holes = true};
 	int ret;
 

@@ -82,10 +82,12 @@ int q2_count_l1(struct q2 *q, const uint64_t *l1, uint64_t n, struct counts *l2s
 	return 0;
 }
 
-bool q2_l2_next(struct q2_l2_walk *w, uint64_t max, struct q2_item *item)
+#define L2_PIECE MiB	/* tables that lie side by side are read at once, so much of them */
+
+bool q2_l2_next(struct q2_l2_walk *w, struct q2_item *item)
 {
 	unsigned bits = w->q->bits;
-	uint64_t c = counts_next(w->l2s, w->next), n = 1;
+	uint64_t c = counts_next(w->l2s, w->next), n = 1, max = MAX(w->q->csize, L2_PIECE);
 
 	if (c == COUNT_END)
 		return false;
@@ -107,7 +109,7 @@ struct tree {
 
 static bool tree_next(struct q2_stream *s, struct q2_item *item)
 {
-	return q2_l2_next(s->arg, s->max, item);
+	return q2_l2_next(s->arg, item);
 }
 
 /* how many entries from the one at @p, of @max, continue it cluster by cluster */
@@ -165,7 +167,7 @@ static int count_work(struct q2_stream *s, const struct q2_item *item, uint8_t *
 int q2_count_tree(struct q2 *q, struct counts *l2s, struct counts *refs)
 {
 	struct tree t = {.walk = {.q = q, .l2s = l2s}, .refs = refs};
-	struct q2_stream s = {.max = MAX(q->csize, MiB), .next = tree_next, .work = count_work,
+	struct q2_stream s = {.next = tree_next, .work = count_work,
 			      .arg = &t};
 
 	return q2_stream_run(q, &s);
@@ -235,7 +237,7 @@ int q2_copied(struct q2 *q, uint64_t *l1, uint64_t n, struct counts *single, boo
 	struct counts l2s;
 	struct tree t = {.walk = {.q = q, .l2s = &l2s}, .single = single, .set = set,
 			 .clear = clear};
-	struct q2_stream s = {.max = MAX(q->csize, MiB), .next = tree_next, .work = copied_work,
+	struct q2_stream s = {.next = tree_next, .work = copied_work,
 			      .arg = &t};
 	int ret;
 

@@ -27,7 +27,7 @@
 
 uint64_t cipher_limit(const struct piece *p, uint64_t len)
 {
-	return MIN(len, ENGINE_ZEROES - p->off % CRYPT_SECTOR);
+	return MIN(len, LOOP_ZEROES - p->off % CRYPT_SECTOR);
 }
 
 /* ------------------------------------------------------------------- reading */

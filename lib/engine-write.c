@@ -577,7 +577,7 @@ static void write_map(struct piece *p)
 	if (img->crypt && !nothing)
 		p->ext.len = cipher_limit(p, p->ext.len);
 	else if (p->zero && p->ext.type != EXT_DATA && !nothing)
-		p->ext.len = MIN(p->ext.len, ENGINE_ZEROES);
+		p->ext.len = MIN(p->ext.len, LOOP_ZEROES);
 	if (!split_ready(p, p->ext.len))
 		return;
 	if (nothing) {

@@ -7,7 +7,6 @@
  */
 #include <assert.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #include "checked.h"
 #include "engine.h"
@@ -501,11 +500,9 @@ int engine_init(struct tapimg *img)
 		e->max_slow = MAX(1U, MIN(64U, img->meta->maxblk / each));
 	}
 	if (img->fmt->reserve || img->fmt->unmap) {
-		e->zeroes = mmap(NULL, ENGINE_ZEROES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		if (e->zeroes == MAP_FAILED) {
-			e->zeroes = NULL;
+		e->zeroes = loop_zeroes(img->loop);
+		if (!e->zeroes)
 			return -ENOMEM;
-		}
 	}
 	return coded_init(img);
 }
@@ -520,9 +517,6 @@ void engine_exit(struct tapimg *img)
 	assert(!e->inflight);
 	while ((n = list_pop(&e->free)))
 		free(list_entry(n, struct piece, node));
-	if (e->zeroes)
-		munmap(e->zeroes, ENGINE_ZEROES);
-	e->zeroes = NULL;
 	coded_exit(img);
 	chain_forget(img);
 }

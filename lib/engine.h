@@ -23,9 +23,9 @@
 #define ENGINE_H
 
 #include "image.h"
+#include "loop.h"
 #include "work.h"
 
-#define ENGINE_ZEROES (2 * 1024 * 1024)
 #define PIECE_IOV 4
 
 enum piece_state {

@@ -417,7 +417,7 @@ static void walk_write_piece(struct walk *w, uint64_t limit)
 static void walk_write_zeroes(struct walk *w, uint64_t limit)
 {
 	const struct file *f = w->parent->file;
-	const void *zeroes = loop_zeroes(f->loop);
+	void *zeroes = loop_zeroes(f->loop);
 	uint64_t n = round_down(MIN(MIN(limit - w->pos, LOOP_ZEROES), f->max_io), f->align);
 
 	if (!zeroes) {
@@ -425,7 +425,7 @@ static void walk_write_zeroes(struct walk *w, uint64_t limit)
 	} else if (is_aligned(w->pos, f->align) && n) {
 		w->n = n;
 		w->lo = w->pos;
-		walk_submit(w, IO_WRITE, w->pos, n, (void *)zeroes, walk_write_fin);
+		walk_submit(w, IO_WRITE, w->pos, n, zeroes, walk_write_fin);
 	} else {
 		/* one unit with something to keep in it */
 		limit = MIN(limit, round_down(w->pos, f->align) + f->align);

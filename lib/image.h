@@ -25,7 +25,7 @@ struct engine {			/* engine.h says more */
 	unsigned inflight;		/* requests */
 	unsigned submitting;		/* inside tapimg_submit(): callbacks have to wait */
 	bool pumping;
-	void *zeroes;			/* ENGINE_ZEROES bytes of them, read-only */
+	void *zeroes;			/* LOOP_ZEROES bytes of them */
 	struct decoded *decoded;	/* recently decoded units */
 };
 

@@ -76,11 +76,6 @@ struct loop_fake {
 	uint64_t jumps;
 };
 
-#define LOOP_ZEROES (1u << 20)
-
-/* LOOP_ZEROES readable zero bytes, page-aligned. NULL: no memory. */
-const void *loop_zeroes(struct tapimg_loop *loop);
-
 /* Queues an iocb for the end of the turn. The context has been started. */
 void loop_aio(struct tapimg_loop *loop, struct aio_op *op);
 

@@ -29,7 +29,7 @@
 
 #define LOOP_FAIR 4096		/* tasks run in one turn before the ring is looked at again */
 
-const void *loop_zeroes(struct tapimg_loop *loop)
+void *loop_zeroes(struct tapimg_loop *loop)
 {
 	if (!loop->zeroes) {
 		loop->zeroes = mmap(NULL, LOOP_ZEROES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

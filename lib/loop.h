@@ -37,6 +37,11 @@ uint64_t loop_now(struct tapimg_loop *loop);	/* ns, CLOCK_MONOTONIC, cached for 
 void loop_timer_arm(struct tapimg_loop *loop, struct timer *t, uint64_t when_ns);
 void loop_timer_cancel(struct timer *t);
 
+#define LOOP_ZEROES (2u << 20)
+
+/* LOOP_ZEROES bytes of zeroes for writing out, page-aligned, read-only. NULL: no memory. */
+void *loop_zeroes(struct tapimg_loop *loop);
+
 /* Runs turns until *done.  0, or a negative errno if the loop itself fails. */
 int loop_until(struct tapimg_loop *loop, const bool *done);
 

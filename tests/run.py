@@ -192,18 +192,21 @@ def main():
     src = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     env = environment(opt, src)
     total = [0, 0, 0]
-    for kind, *progs in opt.kind:
-        mine = [0, 0, 0]
-        if opt.only:
-            progs = [p for p in progs if opt.only in os.path.basename(p)]
-        print(f'{kind}: {len(progs)} tests' if progs else f'{kind}: no tests here', flush=True)
-        with concurrent.futures.ThreadPoolExecutor(max(opt.jobs, 1)) as pool:
-            jobs = [pool.submit(run, opt, kind, p, src, env) for p in progs]
-            for job in concurrent.futures.as_completed(jobs):
-                result = job.result()
-                show(result)
-                for i in range(3):
-                    mine[i] += result[1 + i]
+    kinds = {}
+    # One pool for all kinds, so that no processor idles while the last of a kind ends.
+    with concurrent.futures.ThreadPoolExecutor(max(opt.jobs, 1)) as pool:
+        jobs = []
+        for kind, *progs in opt.kind:
+            progs = [p for p in progs if not opt.only or opt.only in os.path.basename(p)]
+            kinds[kind] = [0, 0, 0]
+            print(f'{kind}: {len(progs)} tests' if progs else f'{kind}: no tests here', flush=True)
+            jobs += [pool.submit(run, opt, kind, p, src, env) for p in progs]
+        for job in concurrent.futures.as_completed(jobs):
+            result = job.result()
+            show(result)
+            for i in range(3):
+                kinds[result[0].split('/')[0]][i] += result[1 + i]
+    for kind, mine in kinds.items():
         print(f'{kind}: {mine[0]} passed, {mine[1]} failed, {mine[2]} skipped', flush=True)
         total = [a + b for a, b in zip(total, mine)]
     print(f'{total[0]} passed, {total[1]} failed, {total[2]} skipped', flush=True)
