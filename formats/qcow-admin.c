@@ -6,7 +6,7 @@
  * in one write of one sector; then what is old is dropped.  So a cut at any point leaves the
  * old image or the new one.
  *
- * Growing: entries beyond the old end, which another program may have left, are cleared first.
+ * Growing: what is preallocated is mapped while the size is the old one.  Entries beyond the old end, which another program may have left, are cleared first.
  * Shrinking: they are cleared last; what a cut leaves of them is the next growth's business.
  */
 #include <inttypes.h>
@@ -30,8 +30,7 @@ static uint32_t table_align(const struct tapimg *img)
 	return MAX(MAX(q->cluster, img->meta->bsize), q->xen ? QCOW_XEN_ALIGN : 512U);
 }
 
-/* Space of @len bytes at the end of the file for something administrative. */
-static int append(struct tapimg *img, uint64_t len, uint64_t *off, struct tapimg_err *err)
+int qcow_append(struct tapimg *img, uint64_t len, uint64_t *off, struct tapimg_err *err)
 {
 	struct qcow *q = qcow_of(img);
 
@@ -50,7 +49,7 @@ static int l1_move(struct tapimg *img, uint64_t entries, uint64_t *off, struct t
 	struct qcow *q = qcow_of(img);
 	uint64_t keep = MIN(entries, q->l1_entries) * 8, len = round_up(entries * 8, 512), done;
 	uint8_t *buf = malloc(CHUNK);
-	int ret = buf ? append(img, len, off, err) : err_errno(err, -ENOMEM, "%s", img->name);
+	int ret = buf ? qcow_append(img, len, off, err) : err_errno(err, -ENOMEM, "%s", img->name);
 
 	for (done = 0; !ret && done < len; done += CHUNK) {
 		uint64_t n = MIN(len - done, CHUNK), old = done < keep ? MIN(n, keep - done) : 0;
@@ -220,7 +219,7 @@ static int zero_region_tail(struct tapimg *img, uint64_t old, uint64_t size, str
 	return admin_failed(img, ret, "zeroing the rest of a region", err);
 }
 
-static int grow(struct tapimg *img, uint64_t size, struct tapimg_err *err)
+static int grow(struct tapimg *img, uint64_t size, enum tapimg_prealloc how, struct tapimg_err *err)
 {
 	struct qcow *q = qcow_of(img);
 	uint64_t entries = qcow_l1_count(size, q->l1_shift), l1 = q->l1_off;
@@ -232,8 +231,11 @@ static int grow(struct tapimg *img, uint64_t size, struct tapimg_err *err)
 		ret = l1_move(img, entries, &l1, err);
 		if (!ret)
 			ret = write_size(img, q->size, l1, q->l1_entries, err);
-		if (!ret && old_l1 >= QH1_SECTOR)
+		if (!ret && old_l1 >= QH1_SECTOR) {
 			qcow_space_add(&q->space, old_l1, old_bytes);
+			/* where files can have holes; it costs only space if not */
+			file_zero(img->file, old_l1, old_bytes, IO_MAY_UNMAP | IO_NO_FALLBACK);
+		}
 		if (!ret)
 			q->l1_entries = entries;
 	}
@@ -241,6 +243,8 @@ static int grow(struct tapimg *img, uint64_t size, struct tapimg_err *err)
 		ret = image_grow_zero(img, size, err);
 	if (!ret && q->regions)
 		ret = zero_region_tail(img, q->size, size, err);
+	if (!ret && how != TAPIMG_PREALLOC_OFF)
+		ret = qcow_preallocate(img, q->size, size, how, err);
 	return ret ? ret : write_size(img, size, l1, entries, err);
 }
 
@@ -249,16 +253,16 @@ int qcow_resize(struct tapimg *img, uint64_t size, enum tapimg_prealloc prealloc
 {
 	struct qcow *q = qcow_of(img);
 
-	if (prealloc != TAPIMG_PREALLOC_OFF)
-		return err_set(err, -ENOTSUP, "%s: qcow images cannot be preallocated when they grow",
-			       img->name);
+	if (prealloc != TAPIMG_PREALLOC_OFF && q->encrypted)
+		return err_set(err, -ENOTSUP, "%s: an enciphered image cannot be preallocated: its zeroes have "
+			       "to be written with the key", img->name);
 	if (!size)
 		return err_set(err, -EINVAL, "%s: a size of 0 bytes cannot be", img->name);
 	size = round_up(size, 512);
 	if (qcow_l1_count(size, q->l1_shift) > QCOW_L1_MAX / 8)
 		return err_set(err, -EFBIG, "%s: a size of %" PRIu64 " bytes is too large for clusters of %u "
 			       "bytes", img->name, size, q->cluster);
-	return size < q->size ? shrink(img, size, err) : grow(img, size, err);
+	return size < q->size ? shrink(img, size, err) : grow(img, size, prealloc, err);
 }
 
 /* --------------------------------------------------------------- backing file */
@@ -281,7 +285,7 @@ int qcow_set_backing(struct tapimg *img, const char *name, const char *format,
 		if (!ret && !copy)
 			ret = err_errno(err, -ENOMEM, "%s", img->name);
 		if (!ret)
-			ret = append(img, round_up(len, 512), &off, err);
+			ret = qcow_append(img, round_up(len, 512), &off, err);
 		if (!ret) {
 			uint8_t pad[QCOW_NAME_MAX + 1] = { 0 };
 

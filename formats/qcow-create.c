@@ -197,34 +197,13 @@ static bool grows_clean(const struct file *f)
 	return f->grows_clean && !f->block_dev;
 }
 
-static int space_for(struct file *f, enum tapimg_prealloc how, uint64_t off, uint64_t len)
-{
-	int ret;
-
-	if (how == TAPIMG_PREALLOC_FALLOC) {
-		ret = file_prealloc(f, off, len);
-		if (ret != -ENOTSUP && (ret || grows_clean(f)))
-			return ret;
-	}
-	if (how == TAPIMG_PREALLOC_METADATA && grows_clean(f))
-		return 0;
-	return file_zero(f, off, len, 0);
-}
-
 static int write_regions(const struct create *c, const struct plan *p, struct tapimg_err *err)
 {
-	uint64_t at = regions_at(p), l2 = round_up(p->l2_bytes, 1ULL << p->cluster_bits);
-	uint8_t *buf = calloc(1, l2);
-	int ret = buf ? 0 : -ENOMEM;
+	uint64_t at = regions_at(p);
+	int ret = 0;
 
-	for (uint64_t r = 0; !ret && r < p->regions; r++, at += p->region) {
-		for (uint64_t i = 0; i < 1ULL << p->l2_bits; i++)
-			put_be64(buf + 8 * i, at + l2 + (i << p->cluster_bits));
-		ret = space_for(c->file, p->prealloc, at, p->region);
-		if (!ret)
-			ret = file_pwrite(c->file, buf, l2, at);
-	}
-	free(buf);
+	for (uint64_t r = 0; !ret && r < p->regions; r++, at += p->region)
+		ret = qcow_make_region(c->file, at, p->cluster_bits, p->l2_bits, p->prealloc);
 	if (!ret && !c->file->block_dev)
 		ret = file_truncate(c->file, at);
 	return ret ? err_errno(err, ret, "%s: preallocating", c->name) : 0;

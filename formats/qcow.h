@@ -159,7 +159,22 @@ int qcow_measure(const struct create *c, struct tapimg *src, struct tapimg_measu
 int qcow_backing_format(struct tapimg_loop *loop, const char *referrer, const char *name,
 			const char *format, struct tapimg_err *err);
 
+/* qcow-prealloc.c */
+/* @off, @len: become space that reads as zeroes, as far as @how demands more than that. */
+int qcow_make_space(struct file *f, enum tapimg_prealloc how, uint64_t off, uint64_t len);
+/* An L2 table at @at with all its clusters behind it.  Nothing is flushed. */
+int qcow_make_region(struct file *f, uint64_t at, unsigned cluster_bits, unsigned l2_bits,
+		     enum tapimg_prealloc how);
+/*
+ * Maps all clusters from @from (the size so far) to @size that are not mapped yet; the L1 table reaches
+ * that far already.  Durable on return.  Nothing is in the metadata cache, before and after.
+ */
+int qcow_preallocate(struct tapimg *img, uint64_t from, uint64_t size, enum tapimg_prealloc how,
+		     struct tapimg_err *err);
+
 /* qcow-admin.c */
+/* Space of @len bytes at the end of the file for something administrative, where a table can be. */
+int qcow_append(struct tapimg *img, uint64_t len, uint64_t *off, struct tapimg_err *err);
 int qcow_resize(struct tapimg *img, uint64_t size, enum tapimg_prealloc prealloc,
 		struct tapimg_err *err);
 int qcow_set_backing(struct tapimg *img, const char *name, const char *format,

@@ -111,6 +111,16 @@ for o in "" layout=xen l2_entries=64,cluster_size=512; do
 	like "and sound" $? "^[03]$"
 	cp s.raw r.raw
 done
+for o in metadata falloc full; do
+	tapimg convert -O qcow s.raw r.qcow
+	works "grow with preallocation $o" tapimg resize -q --preallocation=$o r.qcow 20M
+	truncate -s 20M r.raw
+	works "the same contents" tapimg compare r.raw r.qcow
+	works "and sound" tapimg check -q r.qcow
+	[ "$(stat -c %s r.qcow)" -ge 14680064 ] && pass || fail "all new clusters have their place" "$(stat r.qcow)"
+	[ $o = metadata ] || { [ "$(stat -c %b r.qcow)" -ge 28672 ] && pass || fail "and space" "$(stat r.qcow)"; }
+done
+cp s.raw r.raw
 exits "not to nothing" 1 "0 bytes" tapimg resize --shrink r.qcow 0
 
 # --- backing files

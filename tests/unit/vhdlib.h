@@ -3,7 +3,7 @@
 #ifndef VHDLIB_H
 #define VHDLIB_H
 
-#include "scratch.h"
+#include "imglib.h"
 #include "vhd.h"
 
 #define IMG "t.vhd"
@@ -12,19 +12,16 @@
 /* Options as "name=value,name=value"; NULL: none. */
 void v_make(const char *name, uint64_t size, const char *opts, const char *parent,
 	    const char *parent_format);
-struct v_result {
-	struct tapimg_check c;
-	char text[16384];		/* lines of the report, each with its severity */
-};
+#define v_result img_result
 const struct v_result *v_check(const char *name, unsigned fix);
 void v_clean(const char *name);
 
-uint64_t v_peek(const char *name, uint64_t off, unsigned bytes);	/* big-endian */
-void v_poke(const char *name, uint64_t off, uint64_t value, unsigned bytes);
-void v_read(const char *name, void *buf, uint64_t len, uint64_t off);
-void v_write(const char *name, const void *buf, uint64_t len, uint64_t off);
-uint64_t v_size(const char *name);
-void v_cut(const char *name, uint64_t size);
+#define v_peek bytes_peek
+#define v_poke bytes_poke
+#define v_read bytes_read
+#define v_write bytes_write
+#define v_size bytes_size
+#define v_cut bytes_cut
 /* Puts the checksum right after a change: of the footer at @off, of the header at 512. */
 void v_sum_footer(const char *name, uint64_t off);
 void v_sum_header(const char *name);
