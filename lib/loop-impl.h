@@ -54,6 +54,7 @@ struct tapimg_loop {
 	struct list providers;
 	struct list idlers;
 	uint64_t spin, spin_max;	/* ns */
+	unsigned spin_misses, spin_rest;	/* sleeps to let go by after a miss, and still */
 	struct loop_watches watch;
 	struct aio aio;
 	struct pool pool;

@@ -90,6 +90,7 @@ void loop_add_idler(struct tapimg_loop *loop, struct idler *i);
 void loop_remove_idler(struct idler *i);
 /* Before a sleep look for work so long, adapting below @max_ns to how often that helps; 0: do not. */
 void loop_set_spin(struct tapimg_loop *loop, uint64_t max_ns);
+uint64_t loop_spin(const struct tapimg_loop *loop);	/* as it was set */
 
 /*
  * Providers open what is not a plain path: "sim:..." in tests, network stores later.  The first

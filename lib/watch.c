@@ -188,6 +188,12 @@ void loop_set_spin(struct tapimg_loop *loop, uint64_t max_ns)
 {
 	loop->spin_max = max_ns;
 	loop->spin = 0;
+	loop->spin_misses = loop->spin_rest = 0;
+}
+
+uint64_t loop_spin(const struct tapimg_loop *loop)
+{
+	return loop->spin_max;
 }
 
 /* Asks all of them, so that before a sleep every one has been told. */
@@ -225,23 +231,38 @@ static bool spin_look(struct tapimg_loop *loop)
 	       __atomic_load_n(&loop->pool.nfinished, __ATOMIC_ACQUIRE);
 }
 
-#define SPIN_FIRST 2000		/* ns */
+#define SPIN_FIRST 4000		/* ns */
+#define SPIN_REST 63		/* sleeps */
 
-/* Looks for work a little longer than last time if that found some, a little shorter if not. */
+/*
+ * Looks for work a little longer than last time if that found some, a little shorter if not.  Where even
+ * the shortest look finds nothing more and more sleeps go by until the next one; the first that helps
+ * ends that.  (How long a sleep lasts does not tell whether looking would have helped: waking up may
+ * take longer than all the rest.)
+ */
 static bool idlers_spin(struct tapimg_loop *loop)
 {
-	uint64_t end;
+	uint64_t first = MIN((uint64_t)SPIN_FIRST, loop->spin_max), end;
 
 	if (!loop->spin_max)
 		return false;
-	end = clock_ns() + MAX(loop->spin, MIN((uint64_t)SPIN_FIRST, loop->spin_max));
+	if (loop->spin_rest) {
+		loop->spin_rest--;
+		return false;
+	}
+	loop->spin = MAX(loop->spin, first);
+	end = clock_ns() + loop->spin;
 	do {
 		if (spin_look(loop)) {
-			loop->spin = MIN(MAX(2 * loop->spin, (uint64_t)SPIN_FIRST), loop->spin_max);
+			loop->spin = MIN(2 * loop->spin, loop->spin_max);
+			loop->spin_misses = 0;
 			return true;
 		}
 		cpu_relax();
 	} while (clock_ns() < end);
+	if (loop->spin == first)
+		loop->spin_misses = MIN(2 * loop->spin_misses + 1, (unsigned)SPIN_REST);
+	loop->spin_rest = loop->spin_misses;
 	loop->spin /= 2;
 	return false;
 }

@@ -112,7 +112,7 @@ static void publish_task(struct task *t)
 
 static void queue_publish(struct vqueue *q)
 {
-	if (q->ring.pushed >= PUBLISH_MANY)
+	if (q->ring.pushed >= q->ring.many)
 		vqueue_publish(q);
 	if (list_empty(&q->publish.node)) {
 		q->publish.fn = publish_task;
@@ -450,11 +450,16 @@ bool vqueue_run(struct vqueue *q)
 
 	if (!q->active || q->vh->held)
 		return false;
-	while (n < RUN_FAIR && (ret = vring_pop(&q->ring, &c)) > 0) {
-		n++;
-		ret = vqueue_take(q, &c);
-		if (ret < 0)
-			break;
+	while (n < RUN_FAIR && ret >= 0) {
+		ret = vring_pop(&q->ring, &c);
+		if (ret > 0) {
+			n++;
+			ret = vqueue_take(q, &c);
+		} else if (!ret) {
+			if (!q->ring.pushed)
+				break;
+			vqueue_publish(q);	/* answered at once: by now the driver may have more */
+		}
 	}
 	if (n)
 		vring_disarm(&q->ring);

@@ -361,7 +361,8 @@ static const struct tapimg_opt_desc options[] = {
 	{ "queues", "1-128", "128", "most queues that a front end may use", 0 },
 	{ "seg-max", "1-1022", "126", "most buffers of a request, two below the queue's size", 0 },
 	{ "packed", "on|off", "on", "offer packed rings", 0 },
-	{ "poll", "microseconds", "0", "look at the rings so long before sleeping, adapting below that", 0 },
+	{ "poll", "0-1000", "10", "look at the rings for so many microseconds before sleeping, less or not at all where "
+	  "that does not help", 0 },
 	{ NULL, NULL, NULL, NULL, 0 },
 };
 
@@ -403,7 +404,7 @@ static int take_setting(struct settings *s, const struct tapimg_opt *o, struct t
 	else if (!strcmp(o->name, "seg-max"))
 		return number(o, 1, VRING_DESCS - 2, &s->seg_max, err);
 	else if (!strcmp(o->name, "poll"))
-		return number(o, 0, 1000000, &s->poll, err);
+		return number(o, 0, 1000, &s->poll, err);
 	else if (!strcmp(o->name, "packed"))
 		return on_off(o, &s->packed, err);
 	else if (!strcmp(o->name, "fd")) {
@@ -476,7 +477,8 @@ static struct vhost *vhost_new(struct server *srv, const struct settings *s)
 static int vhost_start(struct server *srv, const struct tapimg_opt *opts, unsigned n,
 		       struct front **out, struct tapimg_err *err)
 {
-	struct settings s = { .queues = VHOST_QUEUES, .seg_max = 126, .packed = true };
+	struct settings s = { .queues = VHOST_QUEUES, .seg_max = 126, .packed = true,
+			      .poll = 10 };
 	struct vhost *vh;
 	unsigned i;
 	int ret = 0;
@@ -505,8 +507,8 @@ static int vhost_start(struct server *srv, const struct tapimg_opt *opts, unsign
 	vh->user.ops = &user_ops;
 	disk_attach(vh->disk, &vh->user);
 	vh->attached = true;
-	if (s.poll)
-		loop_set_spin(vh->loop, s.poll * 1000);
+	/* one loop for all: whoever wants most */
+	loop_set_spin(vh->loop, MAX(loop_spin(vh->loop), (uint64_t)s.poll * 1000));
 	*out = &vh->front;
 	return 0;
 fail:

@@ -15,7 +15,7 @@
  *    nothing, and the message waits until their requests have come back.  The same before a
  *    connection is forgotten; the next one is accepted after that.
  * V3 Requests are answered where they are known to be done: completed ones are pushed as they come
- *    and published once a turn (or PUBLISH_MANY at once), with one call.
+ *    and published once a turn (or sooner, when they are many), with one call.
  * V4 Kicks are only asked for before the loop sleeps; while there is work, rings are looked at.
  * V5 A guest does not notice that a server was killed and another one took over.  So what was answered has to
  *    be there: running requests are in the in-flight area, and completed ones whose place only our
@@ -33,7 +33,6 @@
 #define VHOST_FDS 8		/* of a message, at most */
 #define VHOST_SEGS 32		/* ranges of one discard or write-zeroes request */
 #define VREQ_IOV 4		/* buffers kept in the request itself */
-#define PUBLISH_MANY 16
 
 enum {				/* bits of the feature words */
 	VIRTIO_BLK_F_SEG_MAX = 2, VIRTIO_BLK_F_RO = 5, VIRTIO_BLK_F_BLK_SIZE = 6,

@@ -161,6 +161,9 @@ static int split_walk(struct vring *v, struct vchain *c, unsigned head)
 	return vring_broken(v, -EPROTO, "descriptors linked in a loop");
 }
 
+/* So many answers are shown together when the driver waits for @waiting (vring_push()). */
+#define MANY(waiting) MIN(MAX((waiting) / 4u, 1u), 64u)
+
 /* How many requests are there, as far as was seen; looks again when that was all. */
 static int split_available(struct vring *v)
 {
@@ -170,8 +173,10 @@ static int split_available(struct vring *v)
 		return n;
 	v->avail_seen = load16_acquire(v->avail + 2);
 	n = v->avail_seen - v->avail_idx;
-	if (n <= v->num)
+	if (n <= v->num) {
+		v->many = MANY((uint16_t)(v->avail_seen - v->published));
 		return n;
+	}
 	v->avail_seen = v->avail_idx;
 	return vring_broken(v, -EPROTO, "more requests are available than the ring holds");
 }
@@ -416,6 +421,7 @@ int vring_start(struct vring *v, uint16_t num, const struct vring_addr *addr, ui
 	v->why = NULL;
 	v->armed = v->called = false;
 	v->pushed = v->inflight = 0;
+	v->many = VRING_MANY;
 	ret = vring_remap(v, err);
 	if (ret)
 		return ret;

@@ -24,6 +24,7 @@
 #include "inflight.h"
 
 #define VRING_MAX 32768		/* entries of a ring */
+#define VRING_MANY 16		/* published together, where it is not known how many are waited for */
 #define VRING_DESCS 1024	/* descriptors, and buffers, of one request */
 
 enum { VRING_F_NEXT = 1, VRING_F_WRITE = 2, VRING_F_INDIRECT = 4 };
@@ -65,6 +66,7 @@ struct vring {
 	bool avail_wrap, used_wrap, published_wrap;	/* packed */
 	uint16_t first_flags;	/* packed: of the first entry pushed, not yet written */
 	unsigned pushed;	/* since the last publish */
+	unsigned many;		/* of them, not to be kept back any longer: vring_push() */
 	unsigned inflight;	/* taken and not pushed */
 	const char *why;	/* R2, else NULL */
 
@@ -101,7 +103,11 @@ int vring_remap(struct vring *v, struct tapimg_err *err);
 
 /* 1: a request in *@c and v->iov; 0: none; -EPROTO, -EFAULT: the ring is broken (R2). */
 int vring_pop(struct vring *v, struct vchain *c);
-/* Finished; @len bytes were written into writable buffers. */
+/*
+ * Finished; @len bytes were written into writable buffers.  When v->pushed has become v->many it should be
+ * published soon: that is a quarter of what the driver waits for, so that it and the device work at
+ * the same time, each on its part.
+ */
 void vring_push(struct vring *v, const struct vchain *c, uint32_t len);
 /* True: the driver wants to be called. */
 bool vring_publish(struct vring *v);

@@ -153,6 +153,29 @@ START_TEST(requests_go_there_and_back)
 }
 END_TEST
 
+/* A quarter of what the driver waits for: those it has been shown already count no more. */
+START_TEST(answers_are_not_kept_back_while_the_driver_waits)
+{
+	struct vchain c;
+	unsigned i;
+
+	setup_ring(_i, 64);
+	for (i = 0; i < 48; i++)
+		ck_assert_int_ge(add(i, 100, true), 0);
+	dring_publish(&d);
+	for (i = 0; i < 47; i++)
+		ck_assert_int_eq(vring_pop(&v, &c), 1);
+	ck_assert_uint_eq(v.many, v.packed ? VRING_MANY : 12);
+	ck_assert_int_eq(vring_pop(&v, &c), 1);
+	for (i = 0; i < 44; i++)
+		vring_push(&v, &c, 0);
+	vring_publish(&v);
+	ck_assert_int_eq(vring_pop(&v, &c), 0);
+	ck_assert_uint_eq(v.many, v.packed ? VRING_MANY : 1);	/* four are left */
+	teardown_ring();
+}
+END_TEST
+
 START_TEST(nobody_is_called_or_kicked_who_does_not_want_it)
 {
 	struct vchain c;
@@ -734,6 +757,7 @@ int main(void)
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_loop_test(tc, requests_go_there_and_back, 0, 4);
+	tcase_add_loop_test(tc, answers_are_not_kept_back_while_the_driver_waits, 0, 4);
 	tcase_add_loop_test(tc, nobody_is_called_or_kicked_who_does_not_want_it, 0, 4);
 	tcase_add_loop_test(tc, indices_wrap_around, 0, 4);
 	tcase_add_loop_test(tc, buffers_may_cross_regions, 0, 4);

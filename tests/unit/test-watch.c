@@ -387,6 +387,42 @@ START_TEST(spinning_looks_without_sleeping)
 }
 END_TEST
 
+/* Where looking never helps it is given up before most sleeps; once it has helped it is done again. */
+START_TEST(looking_in_vain_is_done_seldom)
+{
+	struct pond p = { .idler.fn = pond_fn, .fish = -1 };
+	int i, spun = 0, sleeps = 400;
+	struct bell b;
+
+	bell_init(&b);
+	loop_add_idler(loop, &p.idler);
+	loop_set_spin(loop, 2000);
+	ck_assert_uint_eq(loop_spin(loop), 2000);
+	for (i = 0; i < sleeps; i++) {
+		p.looks = p.sleeps = 0;
+		ring(b.w.fd);
+		tapimg_loop_run(loop, true);
+		ck_assert_int_eq(p.sleeps, 1);
+		spun += p.looks > 1;
+	}
+	ck_assert_int_ge(spun, sleeps / 64);
+	ck_assert_int_le(spun, sleeps / 64 + 7);
+	p.fish = 1;
+	for (i = 0; i < 64 && loop->spin_misses; i++) {	/* until it looks the next time */
+		p.looks = 0;
+		ring(b.w.fd);
+		tapimg_loop_run(loop, true);
+	}
+	ck_assert_uint_eq(loop->spin_misses, 0);
+	p.looks = p.sleeps = 0;
+	ck_assert_int_eq(tapimg_loop_run(loop, true), 0);
+	ck_assert_int_eq(p.looks, 1);
+	ck_assert_int_eq(p.sleeps, 0);
+	loop_remove_idler(&p.idler);
+	bell_exit(&b);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("watch");
@@ -406,6 +442,7 @@ int main(void)
 	tcase_add_test(tc, embedding_tells_of_watched_descriptors);
 	tcase_add_test(tc, an_idler_is_asked_before_each_sleep);
 	tcase_add_test(tc, spinning_looks_without_sleeping);
+	tcase_add_test(tc, looking_in_vain_is_done_seldom);
 	suite_add_tcase(s, tc);
 	sr = srunner_create(s);
 	srunner_run_all(sr, CK_NORMAL);

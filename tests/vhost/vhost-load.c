@@ -30,6 +30,7 @@
 #include "vu.h"
 
 #define NSEC 1000000000ull
+#define SHOWN 4			/* requests made visible at once, at most; Linux shows each by itself */
 #define BUCKETS 4096		/* of a quarter of a microsecond */
 
 struct load {
@@ -124,8 +125,10 @@ static unsigned turn(struct load *l, unsigned qi, bool more)
 		n++;
 		if (more)
 			issue(l, qi);
+		if (n % SHOWN == 0)
+			vu_kick(&l->v, qi);
 	}
-	if (n)
+	if (n % SHOWN)
 		vu_kick(&l->v, qi);
 	return n;
 }
