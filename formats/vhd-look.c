@@ -305,7 +305,7 @@ static bool parent_there(const char *path, const char *name, const struct tapimg
 {
 	char *full = name_resolve(path, name);
 	bool there = full && !image_gate(opts, TAPIMG_ROLE_BACKING, path, full, NULL) &&
-		     file_exists(loop, full);
+		     file_exists(loop, full) > 0;
 
 	free(full);
 	return there;

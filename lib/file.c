@@ -171,17 +171,21 @@ bool file_renames(struct tapimg_loop *loop, const char *name)
 	return !p || (p->rename && p->remove);
 }
 
-bool file_exists(struct tapimg_loop *loop, const char *name)
+int file_exists(struct tapimg_loop *loop, const char *name)
 {
 	struct file_provider *p = find_provider(loop, name);
 	struct file *f;
+	int ret;
 
 	if (!p)
-		return access(plain_path(name), F_OK) == 0;
-	if (p->open(p, loop, name, FILE_NOLOCK, &f, NULL) < 0)
-		return false;
-	file_close(f);
-	return true;
+		ret = access(plain_path(name), F_OK) < 0 ? -errno : 0;
+	else
+		ret = p->open(p, loop, name, FILE_NOLOCK, &f, NULL);
+	if (p && !ret)
+		file_close(f);
+	if (ret == -ENOENT || ret == -ENOTDIR)
+		return 0;
+	return ret ? ret : 1;
 }
 
 /* ------------------------------------------------------------------ blocking twins */

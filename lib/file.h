@@ -170,7 +170,11 @@ void file_close(struct file *f);
 int file_remove(struct tapimg_loop *loop, const char *name);
 int file_rename(struct tapimg_loop *loop, const char *from, const char *to);	/* durable on return */
 bool file_renames(struct tapimg_loop *loop, const char *name);	/* false: its provider cannot */
-bool file_exists(struct tapimg_loop *loop, const char *name);
+/*
+ * 1: it is there, 0: it is not, or why that cannot be said (a negative errno). Whoever would remove
+ * what was not there before must not take doubt for absence.
+ */
+int file_exists(struct tapimg_loop *loop, const char *name);
 /* Whether a provider answers for that name; else it is a path. */
 bool file_provided(struct tapimg_loop *loop, const char *name);
 

@@ -214,9 +214,12 @@ static int begin_path(struct tapimg_target *t, struct tapimg_err *err)
 /* A provider that can rename serves like a file system; in others things are made in place. */
 static int begin_provided(struct tapimg_target *t, struct tapimg_err *err)
 {
+	int ret = file_exists(t->loop, t->name);
 	char suffix[7];
 
-	t->existed = file_exists(t->loop, t->name);
+	t->existed = ret;
+	if (ret < 0 && t->flags & TAPIMG_TARGET_EXCLUSIVE)
+		return err_errno(err, ret, "%s", t->name);
 	if (t->existed && t->flags & TAPIMG_TARGET_EXCLUSIVE)
 		return err_errno(err, -EEXIST, "%s", t->name);
 	t->in_place = t->flags & TAPIMG_TARGET_IN_PLACE || !file_renames(t->loop, t->name);
@@ -325,7 +328,7 @@ char *target_companion_found(struct tapimg_loop *loop, const char *path, const c
 {
 	char *made = target_companion(path, companion);
 
-	if (!made || file_exists(loop, made))
+	if (!made || file_exists(loop, made) > 0)
 		return made;
 	free(made);
 	return strdup(companion);

@@ -2,7 +2,7 @@
 /*
  * test-faults.c - every I/O fails in turn
  *
- *	test-faults [--all] [--script NAME] [--geo N] [--kind N]
+ *	test-faults [--all] [--script NAME] [--geo N] [--kind N] [--format NAME]
  *
  * A script (writes, a snapshot, a resize, ...) runs on a fixed image with the first I/O of a kind
  * failing, then with the second, and so on until it does not meet the fault any more (without --all
@@ -24,6 +24,7 @@ struct script {
 	const char *name;
 	bool (*prepare)(struct world *w);	/* without faults; the image is closed before and after */
 	void (*run)(struct world *w);		/* with them; the image is closed */
+	bool internal;		/* needs snapshots or bitmaps inside the image */
 };
 
 struct kind {
@@ -50,17 +51,38 @@ static const struct kind kinds[] = {
 	{ "short write", 1 << IO_WRITE, SIM_SHORT, false },
 };
 
-static const struct geo geos[] = {
-	{ .cluster_bits = 12, .refcount_bits = 16, .size = 300 * KiB, .gran = 512, .below = 1,
-	  .layer = { { .raw = false, .cluster_bits = 12, .size = 200 * KiB } } },
-	{ .cluster_bits = 9, .refcount_bits = 64, .size = 200 * KiB, .gran = 512 },
-	{ .cluster_bits = 16, .refcount_bits = 16, .size = 1 * MiB, .gran = 512, .ext_l2 = true,
+/* What is fixed of an image, and in what format. */
+struct layout {
+	const char *format;	/* NULL: qcow2; else one of formats.c, which knows the variants */
+	bool always;		/* else in check only some of the scripts run on it */
+	bool no_zero;		/* a disk without an operation for zeroes */
+	struct geo geo;
+};
+
+static const struct layout layouts[] = {
+	{ .always = true, .geo = {
+	  .cluster_bits = 12, .refcount_bits = 16, .size = 300 * KiB, .gran = 512, .below = 1,
+	  .layer = { { .raw = false, .cluster_bits = 12, .size = 200 * KiB } } } },
+	{ .always = true, .geo = {
+	  .cluster_bits = 9, .refcount_bits = 64, .size = 200 * KiB, .gran = 512 } },
+	{ .always = true, .geo = {
+	  .cluster_bits = 16, .refcount_bits = 16, .size = 1 * MiB, .gran = 512, .ext_l2 = true,
 	  .below = 2, .layer = { { .raw = true, .size = 1 * MiB },
-				 { .cluster_bits = 16, .size = 1 * MiB } } },
-	{ .cluster_bits = 12, .v2 = true, .refcount_bits = 16, .size = 200 * KiB, .gran = 512 },
-	{ .cluster_bits = 12, .refcount_bits = 16, .size = 200 * KiB, .gran = 512,
-	  .data_file = true },
-	{ .cluster_bits = 12, .refcount_bits = 16, .size = 200 * KiB, .gran = 512, .lazy = true },
+				 { .cluster_bits = 16, .size = 1 * MiB } } } },
+	{ .no_zero = true, .geo = {
+	  .cluster_bits = 12, .v2 = true, .refcount_bits = 16, .size = 200 * KiB, .gran = 512 } },
+	{ .geo = { .cluster_bits = 12, .refcount_bits = 16, .size = 200 * KiB, .gran = 512,
+		   .data_file = true } },
+	{ .geo = { .cluster_bits = 12, .refcount_bits = 16, .size = 200 * KiB, .gran = 512,
+		   .lazy = true } },
+	{ .format = "vhd", .always = true, .geo = {
+	  .cluster_bits = 14, .size = 300 * KiB, .gran = 512, .below = 1,
+	  .layer = { { .cluster_bits = 13, .size = 200 * KiB } } } },
+	{ .format = "vhd", .no_zero = true, .geo = {
+	  .cluster_bits = 13, .size = 200 * KiB + 512, .gran = 512, .below = 2,
+	  .layer = { { .raw = true, .size = 200 * KiB }, { .cluster_bits = 15, .size = 150 * KiB } } } },
+	{ .format = "vhd", .geo = {
+	  .cluster_bits = 12, .size = 200 * KiB, .gran = 512, .block_dev = true } },
 };
 
 /* --------------------------------------------------------------------- scripts */
@@ -78,9 +100,14 @@ static void told(struct world *w, const char *what, int ret, const struct tapimg
 		      strerror(-ret), err->text);
 }
 
+static const char *format_of(const struct world *w)
+{
+	return w->geo.format ? w->geo.format->name : "qcow2";
+}
+
 static bool open_top(struct world *w)
 {
-	struct tapimg_open_opts oo = { .format = "qcow2", .flags = TAPIMG_RDWR | TAPIMG_UNMAP,
+	struct tapimg_open_opts oo = { .format = format_of(w), .flags = TAPIMG_RDWR | TAPIMG_UNMAP,
 				       .rdwr_layers = w->geo.below };
 	struct tapimg_err err = { 0 };
 	int ret = tapimg_open(w->loop, "sim:top", &oo, &w->img, &err);
@@ -199,7 +226,7 @@ static void run_bitmap(struct world *w)
 
 static void run_check(struct world *w)
 {
-	struct tapimg_open_opts oo = { .format = "qcow2", .flags = TAPIMG_RDWR | TAPIMG_CHECK };
+	struct tapimg_open_opts oo = { .format = format_of(w), .flags = TAPIMG_RDWR | TAPIMG_CHECK };
 	struct tapimg_err err = { 0 };
 	struct tapimg_check c = { 0 };
 	struct tapimg *img;
@@ -232,13 +259,18 @@ static void count_unknown(void *arg, const char *name)
 /* Over an existing image: it is the new one or the old one, and nothing else is left behind. */
 static void run_create(struct world *w)
 {
-	struct tapimg_opt opts[] = { { "cluster_size", "4096" }, { "preallocation", "metadata" } };
-	struct tapimg_create_opts c = { .format = "qcow2", .size = w->now.size, .opts = opts,
-					.nopts = 2 };
+	struct tapimg_opt opts[10] = { { "cluster_size", "4096" }, { "preallocation", "metadata" } };
+	struct tapimg_create_opts c = { .format = format_of(w), .size = w->now.size, .opts = opts,
+					.nopts = 2, .in_place = w->geo.block_dev };
+	const struct wformat *format = w->geo.format;
 	struct tapimg_err err = { 0 };
 	struct left left = { 0 };
-	int ret = tapimg_create(w->loop, "sim:top", &c, &err);
+	char text[4][16];
+	int ret;
 
+	if (format)
+		c.nopts = format->options(w, w->geo.below, opts, text);
+	ret = tapimg_create(w->loop, "sim:top", &c, &err);
 	told(w, "create", ret, &err);
 	sim_names(w->sim, count_unknown, &left);
 	if (left.unknown)
@@ -246,8 +278,10 @@ static void run_create(struct world *w)
 	if (!ret) {
 		uint64_t size = w->now.size;
 
-		w->geo = (struct geo){ .cluster_bits = 12, .refcount_bits = 16, .size = size,
-				       .gran = w->geo.gran };
+		w->geo = (struct geo){ .format = format, .variant = w->geo.variant,
+				       .cluster_bits = format ? w->geo.cluster_bits : 12,
+				       .refcount_bits = 16, .size = size, .gran = w->geo.gran,
+				       .block_dev = w->geo.block_dev };
 		oracle_free(&w->now);
 		oracle_init(&w->now, size, w->geo.gran);
 	}
@@ -256,9 +290,9 @@ static void run_create(struct world *w)
 /* Copies the image into a new one; the image itself must not notice. */
 static void run_copy(struct world *w)
 {
-	struct tapimg_create_opts c = { .format = "qcow2", .size = w->now.size };
-	struct tapimg_open_opts ro = { .format = "qcow2" };
-	struct tapimg_open_opts rw = { .format = "qcow2", .flags = TAPIMG_RDWR };
+	struct tapimg_create_opts c = { .format = format_of(w), .size = w->now.size };
+	struct tapimg_open_opts ro = { .format = format_of(w) };
+	struct tapimg_open_opts rw = { .format = format_of(w), .flags = TAPIMG_RDWR };
 	struct tapimg_copy_opts co = { .flags = TAPIMG_COPY_TARGET_ZERO, .sparse_size = 4096 };
 	struct tapimg_err err = { 0 };
 	struct tapimg *src = NULL, *dst = NULL;
@@ -310,18 +344,18 @@ static void run_rebase(struct world *w)
 }
 
 static const struct script scripts[] = {
-	{ "create", no_preparation, run_create },
-	{ "load", no_preparation, run_load },
-	{ "rewrite", prepare_snap, run_load },
-	{ "resize", prepare_data, run_resize },
-	{ "snapshot-create", prepare_data, run_snap_create },
-	{ "snapshot-apply", prepare_snap, run_snap_apply },
-	{ "snapshot-delete", prepare_snap, run_snap_delete },
-	{ "commit", prepare_data, run_commit },
-	{ "rebase", prepare_data, run_rebase },
-	{ "bitmap", prepare_data, run_bitmap },
-	{ "check", prepare_snap, run_check },
-	{ "copy", prepare_data, run_copy },
+	{ "create", no_preparation, run_create, false },
+	{ "load", no_preparation, run_load, false },
+	{ "rewrite", prepare_snap, run_load, false },
+	{ "resize", prepare_data, run_resize, false },
+	{ "snapshot-create", prepare_data, run_snap_create, true },
+	{ "snapshot-apply", prepare_snap, run_snap_apply, true },
+	{ "snapshot-delete", prepare_snap, run_snap_delete, true },
+	{ "commit", prepare_data, run_commit, false },
+	{ "rebase", prepare_data, run_rebase, false },
+	{ "bitmap", prepare_data, run_bitmap, true },
+	{ "check", prepare_snap, run_check, false },
+	{ "copy", prepare_data, run_copy, false },
 };
 
 /* ---------------------------------------------------------------------- running */
@@ -337,12 +371,16 @@ struct run {
 
 static void configure(struct world *w, unsigned geo)
 {
-	w->geo = geos[geo];
+	const struct layout *l = &layouts[geo];
+
+	w->geo = l->geo;
+	if (l->format)
+		w->geo.format = wformat_find(l->format);
 	w->cfg.sector = 512;
-	w->cfg.align = geo & 1 ? 512 : 1;
+	w->cfg.align = geo & 1 || l->geo.block_dev ? 512 : 1;
 	w->cfg.delay = 2;
 	w->cfg.prealloc = geo == 0;
-	w->cfg.no_zero = geo == 3;
+	w->cfg.no_zero = l->no_zero;
 	w->cfg.tick_ns = 10000;
 	sim_configure(w->sim, &w->cfg);
 }
@@ -382,7 +420,9 @@ static bool run_one(const struct run *r, char *why, size_t size)
 		f = *sim_get_fault(w->sim);
 		met = f.hits;
 		sim_set_fault(w->sim, NULL);
-		if (met && r->k->must_tell && !w->errors)
+		/* space that is being freed is waited for, and then it goes well */
+		if (met && r->k->must_tell && !w->errors &&
+		    (r->sticky || r->k->err != -ENOSPC || !w->geo.format))
 			wfail(w, "nobody was told that %s at 0x%llx length 0x%llx of %s failed",
 			      r->k->name, (unsigned long long)f.off, (unsigned long long)f.len, f.file);
 		if (!w->fail[0])
@@ -408,9 +448,11 @@ static unsigned run_kind(struct run *r, uint64_t *runs)
 	unsigned bad = 0;
 	char why[2000];
 	bool met = true;
+	uint64_t step;
 
-	for (r->nth = 1; met && bad < 3; r->nth += r->all ? 1 : 1 + r->nth / 5) {
+	for (r->nth = 1, step = 0; met && bad < 3; r->nth += 1 + step) {
 		met = run_one(r, why, sizeof(why));
+		step = r->all ? 0 : layouts[r->geo].format ? r->nth : r->nth / 5;
 		++*runs;
 		if (why[0]) {
 			bad++;
@@ -423,12 +465,39 @@ static unsigned run_kind(struct run *r, uint64_t *runs)
 	return bad;
 }
 
+static bool wanted(const struct run *r, int geo, const char *format)
+{
+	const struct layout *l = &layouts[r->geo];
+
+	if (r->s->internal && l->format)
+		return false;
+	if (geo >= 0)
+		return geo == (int)r->geo;
+	if (format)
+		return !strcmp(format, l->format ? l->format : "qcow2");
+	return r->all || l->always || r->s - scripts < 3;
+}
+
+/* All kinds of faults, or the one that was asked for. */
+static unsigned run_kinds(struct run *r, int only, uint64_t *runs)
+{
+	unsigned bad = 0, k;
+
+	for (k = 0; k < 2 * ARRAY_SIZE(kinds); k++)
+		if (only < 0 || only == (int)k / 2) {
+			r->k = &kinds[k / 2];
+			r->sticky = k & 1;
+			bad += run_kind(r, runs);
+		}
+	return bad;
+}
+
 int main(int argc, char **argv)
 {
-	const char *script = NULL;
+	const char *script = NULL, *format = NULL;
 	bool all = getenv("TAPIMG_LONG");
 	int geo = -1, only = -1, i;
-	unsigned s, k, passed = 0, failed = 0;
+	unsigned s, passed = 0, failed = 0;
 
 	for (i = 1; i < argc; i++) {
 		if (!strcmp(argv[i], "--script") && i + 1 < argc)
@@ -437,25 +506,25 @@ int main(int argc, char **argv)
 			geo = atoi(argv[++i]);
 		else if (!strcmp(argv[i], "--kind") && i + 1 < argc)
 			only = atoi(argv[++i]);
+		else if (!strcmp(argv[i], "--format") && i + 1 < argc)
+			format = argv[++i];
 		else if (!strcmp(argv[i], "--all"))
 			all = true;
 	}
 	for (s = 0; s < ARRAY_SIZE(scripts); s++) {
-		unsigned bad = 0, g;
 		uint64_t runs = 0;
+		unsigned bad = 0, g;
 
 		if (script && strcmp(script, scripts[s].name))
 			continue;
-		for (g = 0; g < ARRAY_SIZE(geos); g++)
-			for (k = 0; k < 2 * ARRAY_SIZE(kinds); k++) {
-				struct run r = { .s = &scripts[s], .k = &kinds[k / 2], .geo = g,
-						 .sticky = k & 1, .all = all };
+		for (g = 0; g < ARRAY_SIZE(layouts); g++) {
+			struct run r = { .s = &scripts[s], .geo = g, .all = all };
 
-				if (!all && geo < 0 && g > 2 && s > 2)
-					continue;
-				if ((geo < 0 || geo == (int)g) && (only < 0 || only == (int)k / 2))
-					bad += run_kind(&r, &runs);
-			}
+			if (wanted(&r, geo, format))
+				bad += run_kinds(&r, only, &runs);
+		}
+		if (!runs)
+			continue;
 		printf("%-16s %llu faults, %u violations\n", scripts[s].name,
 		       (unsigned long long)runs, bad);
 		fflush(stdout);
