@@ -23,6 +23,7 @@
 #include "checked.h"
 #include "err.h"
 #include "filelib.h"
+#include "loop-impl.h"
 
 static struct tapimg_loop *loop;
 
@@ -339,6 +340,41 @@ START_TEST(real_file_on_tmpfs)
 }
 END_TEST
 
+/* Where direct transfers are copies all the same, small ones wait for each other: one system call. */
+START_TEST(small_direct_transfers_on_tmpfs_share_a_call)
+{
+	enum { N = 8, LEN = 4096, LARGE = 65536 };
+	const bool direct = _i;
+	uint8_t *buf = file_buf(N * LEN + LARGE);
+	char name[PATH_MAX];
+	struct aio_op *op;
+	struct one o[N + 1];
+	int i, queued = 0;
+	struct file *f;
+
+	snprintf(name, sizeof(name), "/dev/shm/test-file-io.%d", getpid());
+	f = open_real(name, FILE_RDWR | FILE_CREATE | FILE_EXCL | (direct ? FILE_DIRECT : 0));
+	memset(buf, 'x', N * LEN + LARGE);
+	ck_assert_int_eq(file_pwrite(f, buf, N * LEN + LARGE, 0), 0);
+	memset(buf, 0, N * LEN + LARGE);
+	memset(o, 0, sizeof(o));
+	for (i = 0; i < N; i++)
+		one_start(&o[i], f, IO_READ, i * LEN, LEN, buf + i * LEN);
+	for (op = loop->aio.head; op; op = op->next)
+		queued++;
+	ck_assert_int_eq(queued, direct ? N : 0);
+	one_start(&o[N], f, IO_READ, N * LEN, LARGE, buf + N * LEN);
+	ck_assert_int_eq(buf[N * LEN], 'x');		/* this one did not wait */
+	for (i = 0; i <= N; i++)
+		ck_assert_int_eq(one_wait(&o[i]), 0);
+	for (i = 0; i < N * LEN; i++)
+		ck_assert_int_eq(buf[i], 'x');
+	file_close(f);
+	unlink(name);
+	free(buf);
+}
+END_TEST
+
 /*
  * A loop device over a file, with a block size; it goes away when the descriptor returned is closed.
  * Or a negative errno.
@@ -405,6 +441,7 @@ int main(void)
 	TCase *tc = tcase_create("file-io");
 	SRunner *sr;
 	int failed, n = ARRAY_SIZE(aligns);
+	struct statfs fs;
 
 	tcase_set_timeout(tc, 300);
 	tcase_add_checked_fixture(tc, setup, teardown);
@@ -415,6 +452,8 @@ int main(void)
 	tcase_add_test(tc, real_file_direct);
 	tcase_add_test(tc, growing_among_other_writes);
 	tcase_add_test(tc, real_file_on_tmpfs);
+	if (!statfs("/dev/shm", &fs) && fs.f_type == 0x01021994)
+		tcase_add_loop_test(tc, small_direct_transfers_on_tmpfs_share_a_call, 0, 2);
 	tcase_add_loop_test(tc, real_device, 0, 2);
 	suite_add_tcase(s, tc);
 	sr = srunner_create(s);
