@@ -11,7 +11,8 @@
  *     for with one ZERO for the whole range.
  * C3. Writes go out in guest order (see pump.h), so that the result does not depend on timing:
  *     TAPIMG_COPY_UNORDERED finds nothing to lift.
- * C4. Whole compressed clusters only: one that straddles two sources is written plainly.
+ * C4. Whole compressed clusters only. One that straddles sources is put together first, since what is
+ *     written as a stream takes nothing else.
  *
  * It leaves out creating the target, and flushing it.
  */
@@ -153,11 +154,21 @@ static bool source_left(struct copier *c)
 	return c->cur < c->n;
 }
 
+/* C4: where in the current source the cluster begins that it shares with the next one; else its end. */
+static uint64_t joint_at(const struct copier *c)
+{
+	uint64_t size = source_end(c, c->cur), end = c->base + size, start = round_down(end, c->unit);
+
+	if (!c->compress || c->changed || c->cur + 1 == c->n || start == end)
+		return size;
+	return MAX(start - c->base, c->pos);
+}
+
 /* C1: the data piece from c->pos on; @len: of data known to be there. */
 static int data_len(struct copier *c, uint64_t *len)
 {
-	uint64_t size = source_end(c, c->cur), at = c->base + c->pos, run;
-	uint64_t limit = MIN(round_down(at, c->p.piece) + c->p.piece, c->base + size);
+	uint64_t at = c->base + c->pos, run;
+	uint64_t limit = MIN(round_down(at, c->p.piece) + c->p.piece, c->base + joint_at(c));
 	uint64_t end = at + *len;
 	enum kind kind;
 
@@ -260,6 +271,55 @@ static void offload_piece(struct copier *c, struct pump_slot *s)
 	s->job = offload_job;
 }
 
+/* ------------------------------------------------------------------------- salvage */
+
+/* Reads again in ever smaller parts; single sectors that cannot be read become zeroes. */
+static void salvage_range(struct copier *c, struct pump_slot *s, uint64_t pos, uint64_t len,
+			  struct bad *bad)
+{
+	struct pump_side *side = &s->side[0];
+	uint64_t at = side->off + pos, half;
+
+	if (!tapimg_pread(side->img, side->buf + pos, len, at))
+		return;
+	if (len <= SECTOR) {
+		memset(side->buf + pos, 0, len);
+		bad_add(c, bad, s->off + pos, len);
+		return;
+	}
+	half = MAX(round_down(len / 2, SECTOR), (uint64_t)SECTOR);
+	salvage_range(c, s, pos, half, bad);
+	salvage_range(c, s, pos + half, len - half, bad);
+}
+
+/* Where in the side's range the trouble begins: the first part that cannot be read. */
+static uint64_t first_bad(const struct pump_side *side)
+{
+	uint64_t pos = 0, n;
+
+	for (uint64_t step = COPY_UNIT; step >= SECTOR; step /= 128) {
+		for (; pos < side->len; pos += n) {
+			n = MIN(step, side->len - pos);
+			if (tapimg_pread(side->img, side->buf + pos, n, side->off + pos))
+				break;
+		}
+		if (pos == side->len)
+			return side->off;	/* now all of it could be read */
+	}
+	return side->off + pos;
+}
+
+static int read_failed(struct copier *c, struct pump_side *side)
+{
+	uint64_t at = first_bad(side);
+
+	if (side->img->failure)
+		return err_set(c->p.err, side->ret, "error while reading at byte %llu of %s: %s",
+			       (unsigned long long)at, side->img->name, side->img->failure);
+	return err_errno(c->p.err, side->ret, "error while reading at byte %llu of %s",
+			 (unsigned long long)at, side->img->name);
+}
+
 /* ------------------------------------------------------------------- the pump's calls */
 
 static void set_side(struct pump_slot *s, unsigned i, struct tapimg *img, uint64_t off, uint64_t len)
@@ -313,14 +373,49 @@ static int next_data(struct copier *c, struct pump_slot *s, uint64_t len)
 	return 1;
 }
 
+/* C4: a cluster whose bytes come from more than one source. */
+static int next_joint(struct copier *c, struct pump_slot *s)
+{
+	struct pump_side *side = &s->side[0];
+	uint64_t done = 0, n;
+
+	s->off = c->base + c->pos;
+	s->len = MIN(c->unit, c->total - s->off);
+	s->filled = true;
+	for (; done < s->len && source_left(c); done += n, c->pos += n) {
+		n = MIN(s->len - done, source_end(c, c->cur) - c->pos);
+		if (c->o->flags & TAPIMG_COPY_SALVAGE) {
+			set_side(s, 0, c->srcs[c->cur], c->pos - done, done + n);
+			salvage_range(c, s, done, n, &c->lost);
+			continue;
+		}
+		side->ret = tapimg_pread(c->srcs[c->cur], side->buf + done, n, c->pos);
+		if (side->ret) {
+			set_side(s, 0, c->srcs[c->cur], c->pos, n);
+			return read_failed(c, side);
+		}
+	}
+	memset(side->buf + done, 0, s->len - done);
+	set_side(s, 0, NULL, 0, 0);
+	return 1;
+}
+
 static int copy_next(struct pump *p, struct pump_slot *s)
 {
 	struct copier *c = container_of(p, struct copier, p);
 
 	while (source_left(c)) {
-		uint64_t size = source_end(c, c->cur), at = c->base + c->pos, len, end;
+		uint64_t size = joint_at(c), at = c->base + c->pos, len, end;
 		enum kind kind;
-		int ret = kind_run(c, c->pos, &kind, &len);
+		int ret;
+
+		if (c->pos == size) {
+			ret = next_joint(c, s);
+			p->at = c->base + c->pos;
+			return ret;
+		}
+		ret = kind_run(c, c->pos, &kind, &len);
+		len = MIN(len, size - c->pos);
 
 		if (ret)
 			return ret;
@@ -439,62 +534,18 @@ static int copy_seg(struct pump *p, struct pump_slot *s, struct pump_seg *seg)
 	return 1;
 }
 
-/* ------------------------------------------------------------------------- salvage */
-
-/* Reads again in ever smaller parts; single sectors that cannot be read become zeroes. */
-static void salvage_range(struct copier *c, struct pump_slot *s, uint64_t pos, uint64_t len,
-			  struct bad *bad)
-{
-	struct pump_side *side = &s->side[0];
-	uint64_t at = side->off + pos, half;
-
-	if (!tapimg_pread(side->img, side->buf + pos, len, at))
-		return;
-	if (len <= SECTOR) {
-		memset(side->buf + pos, 0, len);
-		bad_add(c, bad, s->off + pos, len);
-		return;
-	}
-	half = MAX(round_down(len / 2, SECTOR), (uint64_t)SECTOR);
-	salvage_range(c, s, pos, half, bad);
-	salvage_range(c, s, pos + half, len - half, bad);
-}
-
-/* Where in the side's range the trouble begins: the first part that cannot be read. */
-static uint64_t first_bad(const struct pump_side *side)
-{
-	uint64_t pos = 0, n;
-
-	for (uint64_t step = COPY_UNIT; step >= SECTOR; step /= 128) {
-		for (; pos < side->len; pos += n) {
-			n = MIN(step, side->len - pos);
-			if (tapimg_pread(side->img, side->buf + pos, n, side->off + pos))
-				break;
-		}
-		if (pos == side->len)
-			return side->off;	/* now all of it could be read */
-	}
-	return side->off + pos;
-}
-
 static int copy_failed(struct pump *p, struct pump_slot *s, unsigned i)
 {
 	struct copier *c = container_of(p, struct copier, p);
 	struct pump_side *side = &s->side[i];
 	struct bad bad = { 0 };
-	uint64_t at;
 
 	if (i == 0 && c->o->flags & TAPIMG_COPY_SALVAGE) {
 		salvage_range(c, s, 0, side->len, &bad);
 		bad_add(c, &bad, 0, 0);
 		return 0;
 	}
-	at = first_bad(side);
-	if (side->img->failure)
-		return err_set(p->err, side->ret, "error while reading at byte %llu of %s: %s",
-			       (unsigned long long)at, side->img->name, side->img->failure);
-	return err_errno(p->err, side->ret, "error while reading at byte %llu of %s",
-			 (unsigned long long)at, side->img->name);
+	return read_failed(c, side);
 }
 
 static const struct pump_ops copy_ops = {

@@ -154,9 +154,9 @@ static void slot_read(struct pump_slot *s)
 		struct pump_side *side = &s->side[i];
 
 		side->ret = 0;
-		if (side->img && side->len)
+		if (side->img && side->len && !s->filled)
 			side_read(s, side);
-		else if (!s->zero)
+		else if (!s->zero && !s->filled)
 			memset(side->buf, 0, s->len);
 	}
 }
@@ -346,7 +346,7 @@ static void pump_fill(struct pump *p)
 		int ret;
 
 		s->pos = 0;
-		s->zero = s->checked = false;
+		s->zero = s->filled = s->checked = false;
 		s->kind = 0;
 		s->job = NULL;
 		s->side[0].img = s->side[1].img = NULL;

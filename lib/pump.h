@@ -40,6 +40,7 @@ struct pump_slot {
 	struct pump *p;
 	uint64_t off, len;		/* guest range; at most p->piece if anything is read or written */
 	bool zero;			/* next(): no side is read, for decisions like "zero this" */
+	bool filled;			/* next() has put the bytes into side[0].buf: nothing is read */
 	unsigned kind;			/* next()'s own, for seg() */
 	struct pump_side side[2];
 	/* next(): to be run on a helper thread instead of reading; when ret is 0 the piece is done */

@@ -52,6 +52,23 @@ works "and reads the same" tapimg compare -f raw a.raw b.vmdk
 measured=$(tapimg measure -O vmdk -o subformat=streamOptimized -f raw --output=json a.raw | sed -n 's/.*"required": \([0-9]*\).*/\1/p')
 is "measure is an upper bound" "$((measured >= $(stat -c %s a.vmdk)))" 1
 
+# sources that end inside a grain: what is joined there is put together
+head -c 100352 a.raw >j1
+tail -c +100353 a.raw | head -c 512 >j2
+tail -c +100865 a.raw >j3
+# shellcheck disable=SC2086
+works "sources that meet inside a grain" tapimg convert -f raw $S j1 j2 j3 j.vmdk
+works "the file of the whole" cmp a.vmdk j.vmdk
+# shellcheck disable=SC2086
+tapimg convert -f raw $S j1 j2 j3 - >j.vmdk
+works "to a pipe, too" cmp a.vmdk j.vmdk
+tapimg convert -f raw -O qcow2 -c a.raw j.qcow2
+works "compressed clusters of two sources" tapimg convert -f raw -O qcow2 -c j1 j2 j3 k.qcow2
+works "the same image" cmp j.qcow2 k.qcow2
+# shellcheck disable=SC2086
+works "as it is with zeroes written" tapimg convert -S 0 -f raw $S j1 j2 j3 j.vmdk
+works "and reads the same" tapimg compare -f raw a.raw j.vmdk
+
 exits "raw into a pipe" 1 'pipe takes only' bash -c "'$TAPIMG' convert -f raw -O raw a.raw /dev/stdout | cat >pout; exit \${PIPESTATUS[0]}"
 is "not a byte of it" "$(stat -c %s pout)" 0
 exits "a sparse VMDK into a pipe" 1 'only streamOptimized' bash -c "'$TAPIMG' convert -f raw -O vmdk a.raw /dev/stdout | cat >pout; exit \${PIPESTATUS[0]}"
