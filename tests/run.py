@@ -22,6 +22,7 @@ It runs with TMPDIR as its current folder and has to leave everything else alone
 """
 import argparse
 import concurrent.futures
+import contextlib
 import os
 import re
 import shutil
@@ -120,8 +121,39 @@ def command(opt, kind, prog, src, tmp):
     return [prog]
 
 
+RUNNING = set()         # sessions of the tests under way
+
+
+def end_session(session):
+    """Kills what is left of a test; the Check library gives each test a process group of its own."""
+    for pid in filter(str.isdigit, os.listdir('/proc')):
+        with contextlib.suppress(OSError):
+            if os.getsid(int(pid)) == session:
+                os.kill(int(pid), signal.SIGKILL)
+
+
+def stop(number, _):
+    """Ends with all that was begun: the tests have sessions of their own, and would stay."""
+    for session in list(RUNNING):
+        end_session(session)
+    os._exit(128 + number)
+
+
+def wait(pid, until):
+    """(exit status or -signal, seconds of CPU, whether it had to be stopped)."""
+    late = False
+    while True:
+        got, status, usage = os.wait4(pid, os.WNOHANG)
+        if got:
+            return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, late
+        if not late and time.monotonic() > until:
+            late = True
+            end_session(pid)
+        time.sleep(0.05)
+
+
 def run(opt, kind, prog, src, env):
-    """One test: (name, passed, failed, skipped, seconds, output)."""
+    """One test: (name, passed, failed, skipped, seconds, seconds of CPU, output)."""
     name = kind + '/' + os.path.basename(prog)
     tmp = tempfile.mkdtemp(prefix='tapimg-test-')
     os.mkdir(os.path.join(tmp, 'new'))
@@ -131,21 +163,26 @@ def run(opt, kind, prog, src, env):
         env['CK_TIMEOUT_MULTIPLIER'] = '50'
     limit = (opt.fuzz + 300) if opt.fuzz else LIMIT_LONG if opt.long else LIMIT
     begin = time.monotonic()
-    child = subprocess.Popen(command(opt, kind, prog, src, tmp), cwd=tmp, env=env,
-                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        out = child.communicate(timeout=limit)[0].decode(errors='replace')
-    except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
-        out = child.communicate()[0].decode(errors='replace') + f'\nstopped after {limit} s\n'
-    if child.returncode < 0:
-        out += f'\nended by signal {-child.returncode}\n'
+    with tempfile.TemporaryFile() as f:
+        child = subprocess.Popen(command(opt, kind, prog, src, tmp), cwd=tmp, env=env,
+                                 stdin=subprocess.DEVNULL, stdout=f, stderr=subprocess.STDOUT,
+                                 start_new_session=True)
+        RUNNING.add(child.pid)
+        status, cpu, late = wait(child.pid, begin + limit)
+        RUNNING.discard(child.pid)
+        end_session(child.pid)
+        child.returncode = status
+        f.seek(0)
+        out = f.read().decode(errors='replace')
+    if late:
+        out += f'\nstopped after {limit} s\n'
+    elif status < 0:
+        out += f'\nended by signal {-status}\n'
     took = time.monotonic() - begin
-    if opt.fuzz and child.returncode:
+    if opt.fuzz and status:
         keep_findings(opt, name, tmp)
     shutil.rmtree(tmp, ignore_errors=True)
-    return (name, *count(child.returncode, out, prog.endswith(('.sh', '.py'))), took, out)
+    return (name, *count(status, out, prog.endswith(('.sh', '.py'))), took, cpu, out)
 
 
 def keep_findings(opt, name, tmp):
@@ -173,11 +210,11 @@ def count(status, out, script):
 
 
 def show(result):
-    name, passed, failed, skipped, took, out = result
+    name, passed, failed, skipped, took, cpu, out = result
     word = 'FAIL' if failed else 'ok' if passed else 'SKIP' if skipped else 'ok'
     detail = f'{passed} passed' + (f', {failed} failed' if failed else '') \
         + (f', {skipped} skipped' if skipped else '')
-    print(f'  {word:4} {name:40} {detail}, {took:.1f} s', flush=True)
+    print(f'  {word:4} {name:40} {detail}, {took:.1f} s ({cpu:.1f} s CPU)', flush=True)
     if failed:
         tail = out.splitlines()[-60:]
         print('\n'.join('       | ' + line for line in tail), flush=True)
@@ -189,6 +226,8 @@ def show(result):
 
 def main():
     opt = options()
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     src = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     env = environment(opt, src)
     total = [0, 0, 0]

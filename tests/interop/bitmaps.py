@@ -204,7 +204,7 @@ def one(folder, pool, seed):
 def main():
     p = argparse.ArgumentParser()
     p.add_argument('--seed', type=int)
-    p.add_argument('--seeds', type=int, default=300 if LONG else 12)
+    p.add_argument('--seeds', type=int, default=300 if LONG else 8)
     opt = p.parse_args()
     c = Counter()
     if not have(QEMU) or not have('qemu-io'):

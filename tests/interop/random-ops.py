@@ -4,7 +4,7 @@
 
   random-ops.py [--seed N] [--seeds N] [--seconds N] [-v]
 
-First every row of a matrix of options, then random options until the time is over (70 s; with
+First every row of a matrix of options, then random options until the time is over (40 s; with
 TAPIMG_LONG=1 or --seeds as many seeds as asked).  After each batch of operations both programs
 check the image and both compare it with the oracle.  A failure names its seed; --seed repeats it.
 """
@@ -400,7 +400,7 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument('--seed', type=int, help='only this one')
     p.add_argument('--seeds', type=int, default=1000 if LONG else 0, help='so many random ones')
-    p.add_argument('--seconds', type=int, default=70, help='random ones until then, without --seeds')
+    p.add_argument('--seconds', type=int, default=40, help='random ones until then, without --seeds')
     p.add_argument('-v', action='store_true')
     opt = p.parse_args()
     c = Counter()

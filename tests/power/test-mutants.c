@@ -31,13 +31,37 @@ static const char *const mutants[META_MUTANTS] = {
 /* Formats in which each mistake would show. */
 static const char *const formats[] = { NULL, "vmdk", "qcow", "vhd" };
 
+/*
+ * Where a hunt would be long, a seed that is known to find it comes first. Only time is won by it:
+ * should that seed miss once the drivers or the load have changed, the hunt begins at 1 as ever.
+ */
+static const struct {
+	const char *format;
+	unsigned mutant;
+	uint64_t seed;
+} known[] = {
+	{ "vmdk", META_MUTANT_NO_GENERATION, 2081 },
+	{ "vmdk", META_MUTANT_NO_FROZEN, 79 },
+	{ "qcow", META_MUTANT_NO_GENERATION, 280 },
+	{ "vhd", META_MUTANT_NO_GENERATION, 925 },
+	{ "vhd", META_MUTANT_REVERSED, 79 },
+};
+
+static uint64_t first_seed(const struct opts *o)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(known); i++)
+		if (o->format && !strcmp(known[i].format, o->format) && known[i].mutant == o->mutant)
+			return known[i].seed;
+	return 1;
+}
+
 static bool hunt(struct opts *o, unsigned mutant)
 {
 	struct totals t = { 0 };
-	uint64_t seed;
+	uint64_t seed, n;
 
 	o->mutant = mutant;
-	for (seed = 1; seed <= MOST_SEEDS; seed++)
+	for (n = 0, seed = first_seed(o); n <= MOST_SEEDS; seed = ++n)
 		if (!run_seed(seed, o, &t)) {
 			printf("%s%s%-15s caught by seed %llu after %llu cuts: %s\n", o->format ? o->format : "",
 			       o->format ? " " : "", mutants[mutant], (unsigned long long)seed,
