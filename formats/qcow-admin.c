@@ -233,8 +233,8 @@ static int grow(struct tapimg *img, uint64_t size, enum tapimg_prealloc how, str
 			ret = write_size(img, q->size, l1, q->l1_entries, err);
 		if (!ret && old_l1 >= QH1_SECTOR) {
 			qcow_space_add(&q->space, old_l1, old_bytes);
-			/* where files can have holes; it costs only space if not */
-			file_zero(img->file, old_l1, old_bytes, IO_MAY_UNMAP | IO_NO_FALLBACK);
+			ret = file_zero(img->file, old_l1, old_bytes, IO_MAY_UNMAP | IO_NO_FALLBACK);
+			ret = ret == -ENOTSUP ? 0 : admin_failed(img, ret, "giving back the old L1 table", err);
 		}
 		if (!ret)
 			q->l1_entries = entries;

@@ -209,18 +209,23 @@ static int write_regions(const struct create *c, const struct plan *p, struct ta
 	return ret ? err_errno(err, ret, "%s: preallocating", c->name) : 0;
 }
 
-/* All up to the end of the L1 table; the header last, so that there is no image before. */
+/*
+ * All up to the end of the L1 table; the header last, so that there is no image before.  If all of it is one
+ * sector, then that is the only write, and what a device held before stays until it is done.
+ */
 static int write_image(const struct create *c, const struct plan *p, uint32_t mtime,
 		       struct tapimg_err *err)
 {
 	struct file *f = c->file;
 	uint64_t head = round_up(MAX(p->l1_off, 512ULL), 512);
+	bool single = p->start <= QH1_SECTOR && p->prealloc == TAPIMG_PREALLOC_OFF;
 	uint8_t *h = calloc(1, head);
 	uint32_t sum = 0;
 	int ret = h ? 0 : -ENOMEM;
 
 	if (!ret)
-		ret = grows_clean(f) ? file_truncate(f, p->start) : file_zero(f, 0, p->start, 0);
+		ret = grows_clean(f) ? file_truncate(f, p->start) :
+		      single ? 0 : file_zero(f, 0, p->start, 0);
 	if (ret)
 		err_errno(err, ret, "%s: making the L1 table", c->name);
 	if (!ret && p->prealloc != TAPIMG_PREALLOC_OFF)
@@ -231,7 +236,7 @@ static int write_image(const struct create *c, const struct plan *p, uint32_t mt
 		put_header(c, p, mtime, h);
 		if (p->xen)
 			put_be32(h + QH1_XEN_SUM, sum);
-		ret = file_pwrite(f, h, p->l1_off, 0);
+		ret = file_pwrite(f, h, single ? QH1_SECTOR : p->l1_off, 0);
 		if (ret)
 			err_errno(err, ret, "%s: writing the header", c->name);
 	}

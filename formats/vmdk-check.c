@@ -167,12 +167,12 @@ static int gde_repair(struct chk *c, bool second, uint32_t i, uint32_t from)
 }
 
 /*
- * Two copies that are both sound differ: noted, or an error.  Returns whether to put it right; counts
- * what is wrong.
+ * Two copies that are both sound differ: noted (@expected), or an error.  Returns whether to put it right;
+ * counts what is wrong.
  */
-static bool differ(struct chk *c, bool unsound)
+static bool differ(struct chk *c, bool unsound, bool expected)
 {
-	if (c->x->dirty_found && !unsound)
+	if (expected && !unsound)
 		return c->fix;
 	c->out->corruptions++;
 	if (!(c->fix & TAPIMG_FIX_ERRORS))
@@ -201,7 +201,7 @@ static int gde_check(struct chk *c, uint32_t i)
 	if (lost)
 		say(c, c->x->dirty_found ? 'I' : 'E', "table %u is in only one of the directories: sectors "
 		    "0x%x and 0x%x", i, s->gd[i], s->rgd[i]);
-	if (!differ(c, !ok || !rok))
+	if (!differ(c, !ok || !rok, c->x->dirty_found))
 		return 0;
 	good = s->rgd && rok && (!ok || table_none(c, s->gd[i])) ? s->rgd[i] : ok ? s->gd[i] : 0;
 	good = table_none(c, good) ? 0 : good;
@@ -303,6 +303,8 @@ static int entry_check(struct chk *c, uint32_t i, uint32_t k, bool two, bool *ch
 {
 	const char *what = vmdk_gte_check(c->s, c->t[k]);
 	const char *rwhat = two ? vmdk_gte_check(c->s, c->r[k]) : NULL;
+	/* nobody reads what a shrinking that was cut off has left behind the end, and growing clears it */
+	bool expected = c->x->dirty_found || guest(c, i, k) >= c->x->start + c->x->len;
 
 	if (what)
 		say(c, 'E', "the entry of offset 0x%" PRIx64 " %s: sector 0x%x", guest(c, i, k), what,
@@ -311,10 +313,10 @@ static int entry_check(struct chk *c, uint32_t i, uint32_t k, bool two, bool *ch
 		say(c, 'E', "the redundant entry of offset 0x%" PRIx64 " %s: sector 0x%x", guest(c, i, k),
 		    rwhat, c->r[k]);
 	if (!what && !rwhat && two && c->t[k] != c->r[k])
-		say(c, c->x->dirty_found ? 'I' : 'E', "the entries of offset 0x%" PRIx64 " differ: sectors "
+		say(c, expected ? 'I' : 'E', "the entries of offset 0x%" PRIx64 " differ: sectors "
 		    "0x%x and 0x%x", guest(c, i, k), c->t[k], c->r[k]);
 	if (what || rwhat || (two && c->t[k] != c->r[k])) {
-		if (differ(c, what || rwhat)) {
+		if (differ(c, what || rwhat, expected)) {
 			if (what)
 				c->t[k] = two && !rwhat ? c->r[k] : 0;
 			*changed = true;

@@ -8,8 +8,6 @@
 
 /* ------------------------------------------------------------------------ VMDK */
 
-enum { V_SPARSE, V_ZEROED, V_SPLIT, V_SPLIT_ZEROED, V_COWD, V_FLAT, V_SPLIT_FLAT, V_KINDS };
-
 static const char *const vmdk_subformats[] = {
 	"monolithicSparse", "monolithicSparse", "twoGbMaxExtentSparse", "twoGbMaxExtentSparse",
 	"vmfsSparse", "monolithicFlat", "twoGbMaxExtentFlat",
@@ -17,7 +15,7 @@ static const char *const vmdk_subformats[] = {
 
 static unsigned vmdk_bits(struct rng *r, unsigned variant)
 {
-	if (variant == V_COWD)
+	if (variant == VMDK_COWD)
 		return rng_pct(r, 60) ? 9 : 9 + rng_below(r, 4);
 	return 9 + rng_below(r, 8);
 }
@@ -28,9 +26,9 @@ static void vmdk_draw(struct world *w)
 	struct geo *g = &w->geo;
 
 	g->raw_top = g->v2 = g->ext_l2 = g->lazy = g->data_file = g->prealloc_meta = false;
-	g->variant = rng_below(r, g->below ? V_FLAT : V_KINDS);
+	g->variant = rng_below(r, g->below ? VMDK_FLAT : VMDK_KINDS);
 	g->cluster_bits = vmdk_bits(r, g->variant);
-	g->block_dev = g->variant <= V_ZEROED && rng_pct(r, 10);
+	g->block_dev = g->variant <= VMDK_ZEROED && rng_pct(r, 10);
 	g->gran = 512;
 	/* few grains and many, but never more tables than the disk has place for */
 	g->size = MIN(rng_range(r, 3, rng_pct(r, 15) ? 3000 : 300) << g->cluster_bits, 16 * MiB);
@@ -38,13 +36,13 @@ static void vmdk_draw(struct world *w)
 		g->size += rng_range(r, 1, 64) * 512;
 	for (unsigned i = 0; i < g->below; i++) {
 		g->layer[i].raw = false;
-		g->layer[i].variant = rng_below(r, i ? V_FLAT : V_KINDS);
+		g->layer[i].variant = rng_below(r, i ? VMDK_FLAT : VMDK_KINDS);
 		g->layer[i].cluster_bits = vmdk_bits(r, g->layer[i].variant);
 		g->layer[i].size = rng_pct(r, 40) ? rng_range(r, 1, g->size / 512) * 512 : g->size;
-		w->cfg.stale = w->cfg.stale && g->layer[i].variant < V_FLAT;
+		w->cfg.stale = w->cfg.stale && g->layer[i].variant < VMDK_FLAT;
 	}
 	/* the contents of plain files are the guest's: they need files that grow clean */
-	w->cfg.stale = w->cfg.stale && g->variant < V_FLAT;
+	w->cfg.stale = w->cfg.stale && g->variant < VMDK_FLAT;
 }
 
 static unsigned vmdk_options(const struct world *w, unsigned i, struct tapimg_opt *opts,
@@ -56,13 +54,13 @@ static unsigned vmdk_options(const struct world *w, unsigned i, struct tapimg_op
 	uint64_t size = i < g->below ? g->layer[i].size : g->size;
 
 	opts[n++] = (struct tapimg_opt){ "subformat", vmdk_subformats[variant] };
-	if (variant < V_FLAT) {
+	if (variant < VMDK_FLAT) {
 		snprintf(text[0], 16, "%u", 1U << bits);
 		opts[n++] = (struct tapimg_opt){ "grain_size", text[0] };
 	}
-	if (variant == V_ZEROED || variant == V_SPLIT_ZEROED)
+	if (variant == VMDK_ZEROED || variant == VMDK_SPLIT_ZEROED)
 		opts[n++] = (struct tapimg_opt){ "zeroed_grain", "on" };
-	if (variant == V_SPLIT || variant == V_SPLIT_ZEROED || variant == V_SPLIT_FLAT) {
+	if (variant == VMDK_SPLIT || variant == VMDK_SPLIT_ZEROED || variant == VMDK_SPLIT_FLAT) {
 		snprintf(text[1], 16, "%llu", round_up(size / 3, 1ULL << bits) + (1ULL << bits));
 		opts[n++] = (struct tapimg_opt){ "extent_size", text[1] };
 	}
@@ -71,18 +69,18 @@ static unsigned vmdk_options(const struct world *w, unsigned i, struct tapimg_op
 
 static bool vmdk_plain(const struct world *w, unsigned i)
 {
-	return (i < w->geo.below ? w->geo.layer[i].variant : w->geo.variant) >= V_FLAT;
+	return (i < w->geo.below ? w->geo.layer[i].variant : w->geo.variant) >= VMDK_FLAT;
 }
 
 /* Freed grains stay in the file; not every table finds a place when the others are moved together. */
 static bool vmdk_leaks(const struct world *w, bool repaired)
 {
-	return !repaired || w->geo.variant == V_COWD || w->geo.cluster_bits < 11;
+	return !repaired || w->geo.variant == VMDK_COWD || w->geo.cluster_bits < 11;
 }
 
 /* ------------------------------------------------------------------------ QCOW */
 
-/* Variants: QEMU's layout and Xen's; the number of L2 bits is drawn with the size of the clusters. */
+/* The number of L2 bits is drawn with the size of the clusters. */
 static void qcow_draw(struct world *w)
 {
 	struct rng *r = &w->rng;
@@ -91,14 +89,16 @@ static void qcow_draw(struct world *w)
 
 	g->raw_top = g->v2 = g->ext_l2 = g->lazy = g->data_file = false;
 	g->cluster_bits = 9 + rng_below(r, xen || rng_pct(r, 60) ? 4 : 8);
-	g->variant = (xen ? 9 : rng_pct(r, 50) ? 6 : 6 + rng_below(r, 8)) | (xen ? 16 : 0);
+	g->variant = xen ? 9 | QCOW_XEN_LAYOUT : rng_pct(r, 50) ? 6 : 6 + rng_below(r, 8);
+	if (!xen && rng_pct(r, 25))
+		g->variant |= QCOW_ENCIPHERED;
 	g->size = MIN(rng_range(r, 3, rng_pct(r, 15) ? 3000 : 300) << g->cluster_bits, 16 * MiB);
 	if (rng_pct(r, 40))
 		g->size += rng_range(r, 1, 64) * 512;
-	g->prealloc_meta &= !g->below;
+	g->prealloc_meta &= !g->below && !(g->variant & QCOW_ENCIPHERED);
 	for (unsigned i = 0; i < g->below; i++) {
 		g->layer[i].cluster_bits = 9 + rng_below(r, 8);
-		g->layer[i].variant = 6 + rng_below(r, 8);
+		g->layer[i].variant = (6 + rng_below(r, 8)) | (rng_pct(r, 20) ? QCOW_ENCIPHERED : 0);
 		g->layer[i].size = rng_pct(r, 40) ? rng_range(r, 1, g->size / 512) * 512 : g->size;
 	}
 }
@@ -113,8 +113,10 @@ static unsigned qcow_options(const struct world *w, unsigned i, struct tapimg_op
 	snprintf(text[1], 16, "%u", 1U << (variant & 15));
 	opts[n++] = (struct tapimg_opt){ "cluster_size", text[0] };
 	opts[n++] = (struct tapimg_opt){ "l2_entries", text[1] };
-	if (variant & 16)
+	if (variant & QCOW_XEN_LAYOUT)
 		opts[n++] = (struct tapimg_opt){ "layout", "xen" };
+	if (variant & QCOW_ENCIPHERED)
+		opts[n++] = (struct tapimg_opt){ "encrypt.format", "aes" };
 	if (i == g->below && g->prealloc_meta)
 		opts[n++] = (struct tapimg_opt){ "preallocation", "metadata" };
 	return n;

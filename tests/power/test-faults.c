@@ -55,7 +55,9 @@ static const struct kind kinds[] = {
 struct layout {
 	const char *format;	/* NULL: qcow2; else one of formats.c, which knows the variants */
 	bool always;		/* else in check only some of the scripts run on it */
+	bool rare;		/* in check not at all */
 	bool no_zero;		/* a disk without an operation for zeroes */
+	bool no_create;		/* made anew in place: an image of several files, or a large head on a device */
 	struct geo geo;
 };
 
@@ -83,6 +85,28 @@ static const struct layout layouts[] = {
 	  .layer = { { .raw = true, .size = 200 * KiB }, { .cluster_bits = 15, .size = 150 * KiB } } } },
 	{ .format = "vhd", .geo = {
 	  .cluster_bits = 12, .size = 200 * KiB, .gran = 512, .block_dev = true } },
+	{ .format = "qcow", .always = true, .geo = {
+	  .variant = 6, .cluster_bits = 9, .size = 200 * KiB, .gran = 512, .below = 1,
+	  .layer = { { .variant = 9, .cluster_bits = 12, .size = 150 * KiB } } } },
+	{ .format = "qcow", .rare = true, .geo = {
+	  .variant = 9 | QCOW_XEN_LAYOUT, .cluster_bits = 9, .size = 600 * KiB, .gran = 512 } },
+	{ .format = "qcow", .no_zero = true, .geo = {
+	  .variant = 6 | QCOW_ENCIPHERED, .cluster_bits = 12, .size = 300 * KiB, .gran = 512, .below = 1,
+	  .layer = { { .variant = 6 | QCOW_ENCIPHERED, .cluster_bits = 9, .size = 150 * KiB } } } },
+	{ .format = "qcow", .rare = true, .geo = {
+	  .variant = 7, .cluster_bits = 10, .size = 200 * KiB, .gran = 512, .block_dev = true } },
+	{ .format = "vmdk", .always = true, .geo = {
+	  .variant = VMDK_SPARSE, .cluster_bits = 12, .size = 300 * KiB, .gran = 512, .below = 1,
+	  .layer = { { .variant = VMDK_COWD, .cluster_bits = 9, .size = 200 * KiB } } } },
+	{ .format = "vmdk", .no_zero = true, .no_create = true, .geo = {
+	  .variant = VMDK_SPLIT_ZEROED, .cluster_bits = 12, .size = 300 * KiB, .gran = 512 } },
+	{ .format = "vmdk", .rare = true, .no_create = true, .geo = {
+	  .variant = VMDK_COWD, .cluster_bits = 9, .size = 100 * KiB, .gran = 512, .below = 1,
+	  .layer = { { .variant = VMDK_SPLIT, .cluster_bits = 12, .size = 100 * KiB } } } },
+	{ .format = "vmdk", .rare = true, .no_create = true, .geo = {
+	  .variant = VMDK_SPLIT_FLAT, .cluster_bits = 12, .size = 200 * KiB, .gran = 512 } },
+	{ .format = "vmdk", .rare = true, .no_create = true, .geo = {
+	  .variant = VMDK_SPARSE, .cluster_bits = 13, .size = 200 * KiB, .gran = 512, .block_dev = true } },
 };
 
 /* --------------------------------------------------------------------- scripts */
@@ -108,7 +132,7 @@ static const char *format_of(const struct world *w)
 static bool open_top(struct world *w)
 {
 	struct tapimg_open_opts oo = { .format = format_of(w), .flags = TAPIMG_RDWR | TAPIMG_UNMAP,
-				       .rdwr_layers = w->geo.below };
+				       .rdwr_layers = w->geo.below, .secret = world_secret };
 	struct tapimg_err err = { 0 };
 	int ret = tapimg_open(w->loop, "sim:top", &oo, &w->img, &err);
 
@@ -226,7 +250,8 @@ static void run_bitmap(struct world *w)
 
 static void run_check(struct world *w)
 {
-	struct tapimg_open_opts oo = { .format = format_of(w), .flags = TAPIMG_RDWR | TAPIMG_CHECK };
+	struct tapimg_open_opts oo = { .format = format_of(w), .flags = TAPIMG_RDWR | TAPIMG_CHECK,
+				       .secret = world_secret };
 	struct tapimg_err err = { 0 };
 	struct tapimg_check c = { 0 };
 	struct tapimg *img;
@@ -252,7 +277,11 @@ static void count_unknown(void *arg, const char *name)
 {
 	struct left *l = arg;
 
-	if (strcmp(name, "top") && strcmp(name, "data") && strcmp(name, "l0") && strcmp(name, "l1"))
+	size_t n = strcspn(name, "-");	/* "l0-delta" is a part of "l0" */
+
+	if (strstr(name, ".tapimg-") ||
+	    (strncmp(name, "top", n) && strcmp(name, "data") && strncmp(name, "l0", n) &&
+	     strncmp(name, "l1", n)))
 		l->unknown++;
 }
 
@@ -261,7 +290,8 @@ static void run_create(struct world *w)
 {
 	struct tapimg_opt opts[10] = { { "cluster_size", "4096" }, { "preallocation", "metadata" } };
 	struct tapimg_create_opts c = { .format = format_of(w), .size = w->now.size, .opts = opts,
-					.nopts = 2, .in_place = w->geo.block_dev };
+					.nopts = 2, .in_place = w->geo.block_dev,
+					.secret = world_secret };
 	const struct wformat *format = w->geo.format;
 	struct tapimg_err err = { 0 };
 	struct left left = { 0 };
@@ -291,7 +321,7 @@ static void run_create(struct world *w)
 static void run_copy(struct world *w)
 {
 	struct tapimg_create_opts c = { .format = format_of(w), .size = w->now.size };
-	struct tapimg_open_opts ro = { .format = format_of(w) };
+	struct tapimg_open_opts ro = { .format = format_of(w), .secret = world_secret };
 	struct tapimg_open_opts rw = { .format = format_of(w), .flags = TAPIMG_RDWR };
 	struct tapimg_copy_opts co = { .flags = TAPIMG_COPY_TARGET_ZERO, .sparse_size = 4096 };
 	struct tapimg_err err = { 0 };
@@ -471,11 +501,13 @@ static bool wanted(const struct run *r, int geo, const char *format)
 
 	if (r->s->internal && l->format)
 		return false;
+	if (r->s->run == run_create && l->no_create)
+		return false;
 	if (geo >= 0)
 		return geo == (int)r->geo;
 	if (format)
 		return !strcmp(format, l->format ? l->format : "qcow2");
-	return r->all || l->always || r->s - scripts < 3;
+	return r->all || l->always || (!l->rare && r->s - scripts < 3);
 }
 
 /* All kinds of faults, or the one that was asked for. */

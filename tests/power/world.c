@@ -213,10 +213,17 @@ static void set_meta(struct world *w, struct tapimg *img)
 		img->meta->mutant = w->o->mutant;
 }
 
+int world_secret(void *arg, const struct tapimg_secret_ask *ask, struct tapimg_err *err)
+{
+	memcpy(ask->buf, "power", 5);
+	return 5;
+}
+
 bool world_open(struct world *w)
 {
 	struct tapimg_err err = { 0 };
-	struct tapimg_open_opts oo = { .format = top_format(w), .cache_size = w->cache };
+	struct tapimg_open_opts oo = { .format = top_format(w), .cache_size = w->cache,
+				       .secret = world_secret };
 	int ret;
 
 	w->open_flags = TAPIMG_RDWR;
@@ -266,7 +273,8 @@ static bool create_one(struct world *w, const char *name, const char *format, ui
 	struct tapimg_err err = { 0 };
 	char backing[16];
 	struct tapimg_create_opts c = { .format = format, .size = size, .opts = opts,
-					.nopts = nopts, .in_place = in_place };
+					.nopts = nopts, .in_place = in_place,
+					.secret = world_secret };
 	struct sim_cfg cfg = w->cfg;
 	int ret;
 
@@ -288,7 +296,8 @@ static bool create_one(struct world *w, const char *name, const char *format, ui
 /* Puts something into a layer, through an image of its own. */
 static bool fill_layer(struct world *w, const char *name, const char *format)
 {
-	struct tapimg_open_opts oo = { .format = format, .flags = TAPIMG_RDWR };
+	struct tapimg_open_opts oo = { .format = format, .flags = TAPIMG_RDWR,
+				       .secret = world_secret };
 	struct tapimg_err err = { 0 };
 	unsigned n = rng_range(&w->rng, 0, 25);
 	uint8_t *buf = file_buf(256 * KiB);
@@ -542,7 +551,8 @@ static bool verify_snap(struct world *w, struct wsnap *s)
 /* The image is closed. */
 bool world_verify_snaps(struct world *w)
 {
-	struct tapimg_open_opts oo = { .format = top_format(w), .flags = TAPIMG_NO_BACKING };
+	struct tapimg_open_opts oo = { .format = top_format(w), .flags = TAPIMG_NO_BACKING,
+				       .secret = world_secret };
 	const struct tapimg_info *info;
 	struct tapimg_err err = { 0 };
 	struct tapimg *img;

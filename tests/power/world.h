@@ -30,6 +30,11 @@ struct wformat {
 };
 const struct wformat *wformat_find(const char *name);
 
+/* Variants: kinds of VMDK; the L2 bits of QCOW and what else it is. */
+enum { VMDK_SPARSE, VMDK_ZEROED, VMDK_SPLIT, VMDK_SPLIT_ZEROED, VMDK_COWD, VMDK_FLAT, VMDK_SPLIT_FLAT,
+       VMDK_KINDS };
+enum { QCOW_XEN_LAYOUT = 16, QCOW_ENCIPHERED = 32 };
+
 /* How an image and its chain are made. */
 struct geo {
 	const struct wformat *format;	/* NULL: qcow2 */
@@ -126,6 +131,8 @@ void world_watch(unsigned seconds);	/* kills the process that takes longer; 0: n
 void world_init(struct world *w, uint64_t seed, const struct opts *o);
 void world_exit(struct world *w);
 
+/* Gives the secret of every enciphered image here. */
+int world_secret(void *arg, const struct tapimg_secret_ask *ask, struct tapimg_err *err);
 /* Draws geometry and disk. @profile: what the mutants need, or NULL. */
 void world_draw(struct world *w);
 bool world_create(struct world *w);	/* layers and top */
