@@ -10,13 +10,16 @@
  * data or an explanation are chunks; with extended headers all are.
  *
  * Left out: RESIZE, an experiment that clients do not use, is answered like any unknown command; reads
- * are answered in one chunk, holes included.
+ * are answered in one chunk, which is a hole if all of it is known to be zero.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "endian.h"
+#include "image.h"
 #include "nbd.h"
+
+#define HOLE_MIN 16384		/* shorter ones are sent sooner than found */
 
 /* ------------------------------------------------------------------ memory */
 
@@ -219,6 +222,33 @@ void nbd_reply(struct nbd_req *r, int ret)
 	nbd_conn_send(c, r);
 }
 
+/*
+ * A READ of nothing but zeroes, as far as is known without waiting: one chunk without them, which
+ * DF allows as well.
+ */
+static bool reply_hole(struct nbd_req *r)
+{
+	struct nbd_conn *c = r->conn;
+	struct tapimg_status st;
+	struct tapimg *img;
+	bool hole = false;
+
+	if (r->type != NBD_CMD_READ || !wants_chunks(c) || r->len < HOLE_MIN || !disk_hold(c->disk))
+		return false;
+	img = disk_image(c->disk);
+	if (img && !status_try(img, r->off, r->len, 0, &st))
+		hole = st.flags & TAPIMG_ST_ZERO && st.len >= r->len;
+	disk_unhold(c->disk);
+	if (!hole)
+		return false;
+	r->hdr_len = nbd_put_chunk(c, r->hdr, r, NBD_CHUNK_DONE, NBD_CHUNK_OFFSET_HOLE, 12);
+	put_be64(r->hdr + r->hdr_len, r->off);
+	put_be32(r->hdr + r->hdr_len + 8, r->len);
+	r->hdr_len += 12;
+	nbd_conn_send(c, r);
+	return true;
+}
+
 /* ------------------------------------------------------------------ carrying out */
 
 static void req_submit(struct nbd_req *r, enum tapimg_op op, unsigned flags)
@@ -357,6 +387,8 @@ static void begin(struct nbd_req *r)
 	} else if ((!r->len && r->type != NBD_CMD_FLUSH) ||
 		   (r->type == NBD_CMD_CACHE && r->len > NBD_MAX_PAYLOAD)) {
 		nbd_reply(r, 0);	/* nothing to be done, or a hint too large to follow */
+	} else if (reply_hole(r)) {
+		return;
 	} else if (reads && !req_buffer(r, r->len)) {
 		nbd_reply(r, -ENOMEM);
 	} else {

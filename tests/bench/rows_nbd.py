@@ -34,9 +34,9 @@ class Server:
 
     def cpu(self):
         """Seconds of all its threads so far."""
-        with open(f'/proc/{self.process.pid}/stat') as f:
-            fields = f.read().rsplit(')', 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+        # the clock that clock_getcpuclockid() names: /proc/PID/stat counts ticks, and who sleeps and wakes
+        # a hundred thousand times a second is not seen as it is by those
+        return time.clock_gettime((~self.process.pid << 3) | 2)
 
     def resident(self):
         with open(f'/proc/{self.process.pid}/status') as f:

@@ -152,7 +152,7 @@ struct answer {
 	uint64_t cookie;
 	uint32_t error;
 	const uint8_t *data;		/* READ */
-	uint64_t data_len;
+	uint64_t data_len, hole;
 	struct { uint64_t n, len[64], flags[64]; bool seen; } ctx[3];
 };
 
@@ -194,6 +194,9 @@ static bool take_chunk(struct answer *a, uint64_t off)
 		ck_assert(get_be64(p) == off && len > 8);
 		a->data = p + 8;
 		a->data_len = len - 8;
+	} else if (type == NBD_CHUNK_OFFSET_HOLE) {
+		ck_assert(get_be64(p) == off && len == 12);
+		a->hole = get_be32(p + 8);
 	} else if (type == NBD_CHUNK_BLOCK_STATUS || type == NBD_CHUNK_BLOCK_STATUS_EXT) {
 		ck_assert(ext == (type == NBD_CHUNK_BLOCK_STATUS_EXT));
 		take_status(a, p, len, ext);
@@ -284,6 +287,35 @@ START_TEST(data_goes_and_comes)
 	ck_assert_uint_eq(call(NBD_CMD_FLAG_FUA, NBD_CMD_TRIM, MiB, MiB).error, 0);
 	a = call(0, NBD_CMD_READ, MiB, 8192);
 	ck_assert(!a.error && !memcmp(a.data, zero, 8192));
+}
+END_TEST
+
+/* Zeroes that need not be read are not sent, where the client can be told so; what is data stays that. */
+START_TEST(zeroes_are_told_rather_than_sent)
+{
+	static const uint8_t zero[65536];
+	struct answer a;
+
+	connect_to("a", _i);
+	ck_assert_uint_eq(call(0, NBD_CMD_READ, 3 * MiB, 512).error, 0);	/* now its metadata are cached */
+	a = call(0, NBD_CMD_READ, 3 * MiB, 65536);
+	if (_i == SIMPLE)
+		ck_assert(a.data_len == 65536 && !memcmp(a.data, zero, 65536));
+	else
+		ck_assert(!a.data && a.hole == 65536);
+	a = call(_i ? NBD_CMD_FLAG_DF : 0, NBD_CMD_READ, 2 * MiB + 1, 40001);
+	ck_assert(a.data_len == (_i ? 0 : 40001) && a.hole == (_i ? 40001 : 0));
+	a = call(0, NBD_CMD_READ, 3 * MiB, 4096);		/* too short to be worth it */
+	ck_assert(a.data_len == 4096 && !a.hole && !memcmp(a.data, zero, 4096));
+	/* the last byte is data */
+	ck_assert_uint_eq(write_call(0, 3 * MiB + 65535, "x", 1), 0);
+	a = call(0, NBD_CMD_READ, 3 * MiB, 65536);
+	ck_assert(a.data_len == 65536 && !a.hole && !memcmp(a.data, zero, 65535) && a.data[65535] == 'x');
+	/* the first one is */
+	a = call(0, NBD_CMD_READ, 192 * 1024 - 1, 65536);
+	ck_assert(a.data_len == 65536 && !a.hole && a.data[0] == 0x11 && !memcmp(a.data + 1, zero, 65535));
+	/* beyond the end is an error, whatever would be there */
+	ck_assert_uint_eq(call(0, NBD_CMD_READ, 4 * MiB - 32768, 65536).error, NBD_EINVAL);
 }
 END_TEST
 
@@ -685,6 +717,7 @@ int main(void)
 	tcase_set_timeout(t, 120);
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_add_loop_test(t, data_goes_and_comes, SIMPLE, STYLES);
+	tcase_add_loop_test(t, zeroes_are_told_rather_than_sent, SIMPLE, STYLES);
 	tcase_add_loop_test(t, nothing_is_done_with_nothing, SIMPLE, STYLES);
 	tcase_add_loop_test(t, what_is_refused, SIMPLE, STYLES);
 	tcase_add_loop_test(t, read_only, SIMPLE, STYLES);
