@@ -2,18 +2,24 @@
 /*
  * guest-io.c - what a guest does with its disks; static, and the first process of a test's kernel
  *
- *	/init			loads the modules of /modules, works on vda, vdb, ... in turn, powers off
+ *	/init			loads the modules of /modules, works on vda, vdb, ... in turn, then on
+ *				nbd0, which the kernel's own NBD client serves, powers off
  *	guest-io model FILE	makes the file that each disk has to equal afterwards
  *
  * The work on a disk: patterns in large and small writes past the page cache, overwrites, discards and
  * zeroed ranges, flushes, everything read back and compared with a copy in memory.  Every write
  * depends on the position in the row only, so all disks end the same.  A line for each
- * disk tells PASS or what went wrong.
+ * disk tells PASS or what went wrong.  The disk called "grow" is then waited for to become twice as large.
+ *
+ * The NBD client has no network: /dev/vport0p1 is a wire to the server, and two processes carry bytes
+ * between it and the socket that the kernel wants.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <endian.h>
 #include <linux/fs.h>
+#include <linux/nbd.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -22,6 +28,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -177,6 +184,27 @@ static void load_modules(void)
 	}
 }
 
+/* The device says that it is larger, and is. */
+static void wait_for_growth(const char *dev)
+{
+	uint64_t size = 0, want = 2ull * SIZE;
+	int i;
+
+	printf("guest: %s waits for another size\n", dev);
+	for (i = 0; i < 1000 && !ioctl(fd, BLKGETSIZE64, &size) && size != want; i++)
+		usleep(20000);
+	memset(buf, 0x5a, 4096);
+	if (size != want || pwrite(fd, buf, 4096, want - 4096) != 4096 || fsync(fd)) {
+		fail("%s has %llu bytes", dev, (unsigned long long)size);
+		return;
+	}
+	memset(buf, 0, 4096);
+	if (pread(fd, buf, 4096, want - 4096) != 4096 || buf[0] != 0x5a || buf[4095] != 0x5a)
+		fail("%s: what was written at the new end", dev);
+	else if (!ranged(BLKZEROOUT, want - 4096, 4096))
+		printf("guest: GROWN %s\n", dev);
+}
+
 static void try_disk(char letter)
 {
 	char dev[40], path[120], cache[40], serial[40], discard[40];
@@ -200,7 +228,118 @@ static void try_disk(char letter)
 	flushes = 0;
 	if (work() == 0)
 		printf("guest: PASS vd%c serial=%s flushes=%u\n", letter, serial, flushes);
+	if (!strcmp(serial, "grow"))
+		wait_for_growth(dev + 5);
 	close(fd);
+}
+
+/* ------------------------------------------------------------------ the kernel's NBD client */
+
+static int all(int f, void *p, size_t len, int out)
+{
+	uint8_t *at = p;
+
+	while (len) {
+		ssize_t n = out ? write(f, at, len) : read(f, at, len);
+
+		if (n <= 0)
+			return -1;
+		at += n;
+		len -= n;
+	}
+	return 0;
+}
+
+static void carry(int from, int to)
+{
+	static uint8_t bytes[65536];
+	ssize_t n;
+
+	if (fork())
+		return;
+	for (;;) {
+		n = read(from, bytes, sizeof(bytes));
+		if (n > 0 && !all(to, bytes, n, 1))
+			continue;
+		if (n < 0 && errno != EINTR)
+			_exit(1);
+		usleep(10000);		/* nobody at the other end of the wire yet */
+	}
+}
+
+/* Fixed newstyle, GO for the default export. */
+static int shake_hands(int s, uint64_t *size, uint16_t *flags)
+{
+	struct { uint32_t client; uint64_t magic; uint32_t opt, len; uint8_t none[6]; }
+		__attribute__((packed)) go = { htobe32(3), htobe64(0x49484156454F5054), htobe32(7),
+					       htobe32(6), { 0 } };
+	struct { uint64_t magic; uint32_t opt, type, len; } __attribute__((packed)) r;
+	struct { uint16_t type; uint64_t size; uint16_t flags; } __attribute__((packed)) info;
+	uint8_t hello[18], rest[256];
+
+	if (all(s, hello, sizeof(hello), 0) || memcmp(hello, "NBDMAGICIHAVEOPT", 16) ||
+	    all(s, &go, sizeof(go), 1))
+		return fail("NBD: no greeting");
+	*size = 0;
+	for (;;) {
+		if (all(s, &r, sizeof(r), 0) || be32toh(r.len) > sizeof(rest) ||
+		    all(s, rest, be32toh(r.len), 0) || be32toh(r.type) >> 31)
+			return fail("NBD: option refused");
+		if (be32toh(r.type) == 1)
+			return *size ? 0 : fail("NBD: no size");
+		memcpy(&info, rest, sizeof(info));
+		if (be32toh(r.type) == 3 && be32toh(r.len) == sizeof(info) && !info.type) {
+			*size = be64toh(info.size);
+			*flags = be16toh(info.flags);
+		}
+	}
+}
+
+static int connect_nbd(int dev, int s)
+{
+	uint64_t size = 0;
+	uint16_t flags = 0;
+
+	if (shake_hands(s, &size, &flags))
+		return -1;
+	printf("guest: nbd0 size=%llu flags=%x\n", (unsigned long long)size, flags);
+	if (ioctl(dev, NBD_SET_BLKSIZE, 4096ul) || ioctl(dev, NBD_SET_SIZE_BLOCKS, size / 4096) ||
+	    ioctl(dev, NBD_SET_FLAGS, (unsigned long)flags) || ioctl(dev, NBD_SET_TIMEOUT, 60ul) ||
+	    ioctl(dev, NBD_SET_SOCK, s))
+		return fail("nbd0: set up");
+	if (!fork()) {
+		ioctl(dev, NBD_DO_IT);		/* until the end */
+		_exit(0);
+	}
+	return 0;
+}
+
+static void try_nbd(void)
+{
+	int wire = open("/dev/vport0p1", O_RDWR), dev = open("/dev/nbd0", O_RDWR), pair[2], i;
+	uint64_t size = 0;
+
+	if (wire < 0)
+		return;
+	if (dev < 0 || socketpair(AF_UNIX, SOCK_STREAM, 0, pair)) {
+		fail("nbd0");
+		return;
+	}
+	carry(wire, pair[1]);
+	carry(pair[1], wire);
+	if (connect_nbd(dev, pair[0]))
+		return;
+	fd = open("/dev/nbd0", O_RDWR | O_DIRECT);
+	for (i = 0; i < 250 && !ioctl(fd, BLKGETSIZE64, &size) && size != SIZE; i++)
+		usleep(20000);
+	flushes = 0;
+	if (size != SIZE)
+		fail("nbd0: size %llu", (unsigned long long)size);
+	else if (work() == 0)
+		printf("guest: PASS nbd0 flushes=%u\n", flushes);
+	close(fd);
+	ioctl(dev, NBD_DISCONNECT);
+	usleep(300000);		/* the last words are on their way */
 }
 
 static int first_process(void)
@@ -224,6 +363,7 @@ static int first_process(void)
 			break;
 		try_disk(letter);
 	}
+	try_nbd();
 	printf("guest: end\n");
 	sync();
 	reboot(RB_POWER_OFF);

@@ -7,7 +7,10 @@ is its first process) writes, discards, flushes and reads back.  While it works 
 with SIGKILL and started again; QEMU reconnects, and the guest must not notice.  Afterwards:
   * the guest has found no wrong byte, on any disk;
   * each image is clean, and equals what guest-io makes by itself on the host;
-  * the guest knew of the write cache, and each of its flushes was an fdatasync here.
+  * the guest knew of the write cache, and each of its flushes was an fdatasync here;
+  * one disk that was made larger meanwhile is larger in the guest as well.
+The kernel's own NBD client then does the same work on an image of another server, through a wire that
+QEMU connects to its socket.
 
 The kernel is the distribution's (apt-get download), kept below TAPIMG_GUEST_CACHE (default
 ~/.cache/tapimg-guest).  What cannot be had is said in a SKIP line.
@@ -27,7 +30,7 @@ SRC, BUILD, TAPIMG = (os.environ[v] for v in ('TAPIMG_SRC', 'TAPIMG_BUILD', 'TAP
 CACHE = os.environ.get('TAPIMG_GUEST_CACHE') or os.path.join(
     os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'tapimg-guest')
 MODULES = ('virtio', 'virtio_ring', 'virtio_pci_legacy_dev', 'virtio_pci_modern_dev', 'virtio_pci',
-           'virtio_blk')
+           'virtio_blk', 'virtio_console', 'nbd')
 SIZE = '24M'
 LIMIT = 240
 
@@ -86,8 +89,10 @@ def vmlinux(path):
 
 def kernel():
     where = os.path.join(CACHE, 'kernel')
-    if not os.path.exists(where + '/vmlinux'):
+    missing = [m for m in MODULES if not os.path.exists(f'{where}/{m}.ko')]
+    if missing or not os.path.exists(where + '/vmlinux'):
         os.makedirs(CACHE, exist_ok=True)
+        shutil.rmtree(where, ignore_errors=True)    # of a test that wanted fewer
         fetch(where)
     return where
 
@@ -136,7 +141,7 @@ class Disk:
 
 
 def disks():
-    wanted = [('raw', 'raw', ''), ('qcow2', 'qcow2', ''), ('qcow2', 'packed', ',packed=on,num-queues=2'),
+    wanted = [('raw', 'raw', ''), ('qcow2', 'grow', ''), ('qcow2', 'packed', ',packed=on,num-queues=2'),
               ('vhd', 'vhd', ''), ('vmdk', 'vmdk', ''), ('qcow', 'qcow', '')]
     made = []
     for fmt, serial, device in wanted:
@@ -149,13 +154,39 @@ def disks():
 
 
 def serve(all_disks):
-    args = [os.path.join(BUILD, 'tapdisk')]
+    args = [os.path.join(BUILD, 'tapdisk'), '--control']
     for d in all_disks:
         args += ['--disk', f'{d.serial}={d.fmt}:{d.file}',
                  '--vhost-user-blk', f'socket={d.socket},disk={d.serial}']
-    env = dict(os.environ, LD_PRELOAD=os.path.join(BUILD, 'tests/vhost/count-syncs.so'))
+    return start(args, '.')
+
+
+def serve_nbd():
+    """The image of the kernel's NBD client; its flushes are counted in its own folder."""
+    os.makedirs('nbd', exist_ok=True)
+    open('nbd/syncs', 'w').close()
+    subprocess.run([TAPIMG, 'create', '-q', '-f', 'qcow2', 'nbd/nbd.img', SIZE], check=True)
+    return start([os.path.join(BUILD, 'tapdisk'), '--disk', 'qcow2:nbd.img',
+                  '--nbd', 'socket=s,handshake-timeout=600'], 'nbd')
+
+
+def start(args, folder):
+    env = dict(os.environ, LD_PRELOAD=os.path.join(BUILD, 'tests/vhost/count-syncs.so'),
+               TAPDISK_RUN_DIR=os.path.abspath('run'), TAPDISK_SHM_DIR=os.path.abspath('run'))
     with open('server.log', 'a') as log:
-        return subprocess.Popen(args, stdout=log, stderr=log, env=env)
+        return subprocess.Popen(args, stdout=log, stderr=log, env=env, cwd=folder)
+
+
+def grow(server, name):
+    """Makes an image twice as large while the guest has it; its requests wait for a moment."""
+    def ctl(*args):
+        return subprocess.run([os.path.join(BUILD, 'tap-ctl'), *args], check=True, stdout=subprocess.PIPE,
+                              text=True, env=dict(os.environ, TAPDISK_RUN_DIR=os.path.abspath('run'))).stdout
+    pid = str(server.pid)
+    minor = re.search(rf'minor=(\d+) .*{name}', ctl('list', '-p', pid))[1]
+    ctl('pause', '-p', pid, '-m', minor)
+    subprocess.run([TAPIMG, 'resize', '-q', '-f', 'qcow2', name, '48M'], check=True)
+    ctl('unpause', '-p', pid, '-m', minor)
 
 
 def boot(where, all_disks):
@@ -165,6 +196,8 @@ def boot(where, all_disks):
             '-machine', 'q35,memory-backend=mem',
             '-kernel', where + '/vmlinux', '-initrd', 'initrd',
             '-append', 'console=ttyS0 quiet loglevel=4 panic=-1']
+    args += ['-device', 'virtio-serial-pci', '-chardev', 'socket,id=wire,path=nbd/s',
+             '-device', 'virtserialport,chardev=wire,name=nbd']
     for i, d in enumerate(all_disks):
         queues = d.device if 'num-queues' in d.device else d.device + ',num-queues=1'
         args += ['-chardev', f'socket,id=c{i},path={d.socket},reconnect=1',
@@ -184,7 +217,8 @@ def wait_for(test, what):
 def run(where, all_disks):
     """Lets the guest work; its lines, the server's exit status, how often it was killed."""
     server = serve(all_disks)
-    wait_for(lambda: all(os.path.exists(d.socket) for d in all_disks), 'sockets')
+    nbd = serve_nbd()
+    wait_for(lambda: all(os.path.exists(s) for s in ['nbd/s', *(d.socket for d in all_disks)]), 'sockets')
     guest = boot(where, all_disks)
     signal.alarm(LIMIT)
     lines, kills = [], 0
@@ -198,15 +232,30 @@ def run(where, all_disks):
                 server.wait()
                 kills += 1
                 server = serve(all_disks)
+            if 'waits for another size' in line:
+                grow(server, 'grow.img')
         guest.wait()
     finally:
         guest.kill()
-        server.send_signal(signal.SIGTERM)
-        status = server.wait()
+        for s in server, nbd:
+            s.send_signal(signal.SIGTERM)
+        status = server.wait() or nbd.wait()
     return lines, status, kills
 
 
 # ---------------------------------------------------------------- judging
+
+
+def judge_nbd(text, expect):
+    found = re.search(r'guest: PASS nbd0 flushes=(\d+)', text)
+    expect(found, 'nbd0 has not passed')
+    syncs = os.path.getsize('nbd/syncs')
+    expect(found and syncs >= int(found[1]) > 10, f'nbd0: {syncs} syncs')
+    rc = subprocess.run([TAPIMG, 'check', '-q', 'nbd/nbd.img'], capture_output=True)
+    expect(rc.returncode == 0, f'nbd0: check says {rc.returncode}: {rc.stderr}')
+    rc = subprocess.run([TAPIMG, 'compare', '-f', 'qcow2', '-F', 'raw', 'nbd/nbd.img', 'model'],
+                        capture_output=True, text=True)
+    expect(rc.returncode == 0, f'nbd0 differs from the model: {rc.stdout}')
 
 
 def judge(all_disks, lines, status, kills):
@@ -234,6 +283,8 @@ def judge(all_disks, lines, status, kills):
         rc = subprocess.run([TAPIMG, 'compare', '-f', d.fmt, '-F', 'raw', d.file, 'model'],
                             capture_output=True, text=True)
         expect(rc.returncode == 0, f'{d.serial} differs from the model: {rc.stdout}')
+    judge_nbd(text, expect)
+    expect('GROWN' in text, 'the guest has seen no other size')
     expect(os.path.getsize('syncs') >= flushes > 20,
            f'{flushes} flushes of the guest, {os.path.getsize("syncs")} syncs here')
     return bad
@@ -257,11 +308,12 @@ def main():
     for line in lines:
         if 'guest:' in line or bad:
             print(line)
-    print('%d disks, %d kills, %.0f s' % (len(all_disks), kills, time.monotonic() - began))
+    print('%d disks and NBD, %d kills, %.0f s' % (len(all_disks), kills, time.monotonic() - began))
     if bad:
         with open('server.log') as f:
             print('\n'.join(bad), '\nserver:\n' + f.read()[-3000:])
-    print(f'{len(all_disks) - min(len(bad), len(all_disks))} passed, {len(bad)} failed, 0 skipped')
+    parts = len(all_disks) + 2      # the other size, NBD
+    print(f'{parts - min(len(bad), parts)} passed, {len(bad)} failed, 0 skipped')
     return 1 if bad else 0
 
 
