@@ -8,6 +8,8 @@
  * J1. All that will be overwritten is in the journal, durably, before the image is touched.
  * J2. Then the footers are poisoned, and stay so until the end; nobody opens such an image.
  * J3. Going back writes everything as it was, the footers last, cuts the file, and may be repeated.
+ * J4. An image that opens has not been touched yet, or all of it is done: a journal that was left beside
+ *     it is only removed, for what has been written since would be lost.
  *
  *	header | entries of tables | entries of data, each an entry header and its bytes
  *
@@ -153,9 +155,13 @@ static int poison(struct tapimg *img, bool on, struct tapimg_err *err)
 {
 	struct vhd *v = vhd_of(img);
 
+	int ret;
+
 	memcpy(v->look.footer.cookie, on ? VHD_COOKIE_POISON : VHD_COOKIE, 8);
-	v->poisoned = on;
-	return vhd_write_footers(img, err);
+	v->poisoned = true;
+	ret = vhd_write_footers(img, err);
+	v->poisoned = on || ret;
+	return ret;
 }
 
 int vhd_stop_here(struct tapimg *img, enum vhd_stop at, struct tapimg_err *err)
@@ -182,8 +188,16 @@ static int resize_journaled(struct tapimg *img, uint64_t size, struct journal *j
 {
 	struct vhd *v = vhd_of(img);
 	bool room = v->fixed || div_up(size, v->block) <= v->look.header.max_bat;
-	int ret = journal_write(j, &v->look, room ? 0 : tables_room(v, size));
+	/* what has been written since the image was opened ends where the trailer is to be */
+	int ret = vhd_batmap_store(img, err);
 
+	if (!ret)
+		ret = vhd_space_end(img, err);
+	if (ret)
+		return ret;
+	ret = journal_write(j, &v->look, room ? 0 : tables_room(v, size));
+	if (!ret)
+		ret = file_sync_dir(img->loop, j->file->name);		/* J1 */
 	if (ret)
 		return err_errno(err, ret, "%s: writing the journal", j->file->name);
 	ret = poison(img, true, err);					/* J2 */
@@ -331,13 +345,26 @@ static int revert_all(struct journal *j, const uint8_t *head)
 	       err_errno(j->err, ret, "%s: going back", j->name) : ret;
 }
 
+/* The image that the journal is of; @opens: J4. */
+static int whose(struct journal *j, const uint8_t *head, bool *opens)
+{
+	struct vhd_look l;
+	int ret = 0;
+
+	*opens = !vhd_look(j->vhd, 0, &l, NULL);
+	if ((l.has_copy || l.has_primary) &&
+	    memcmp(l.has_copy ? l.copy.uuid : l.primary.uuid, head + 8, 16))
+		ret = err_set(j->err, -EINVAL, "%s: is the journal of another image", j->file->name);
+	vhd_look_free(&l);
+	return ret;
+}
+
 int vhd_revert(struct file *file, const char *name, const char *journal, struct tapimg_err *err)
 {
 	struct tapimg_err e = { 0 };
 	struct journal j = { .vhd = file, .name = name, .err = &e };
-	struct vhd_look l;
 	uint8_t head[VHD_SECTOR];
-	bool device;
+	bool device, opens = false;
 	int ret = file_open(file->loop, journal, FILE_RDWR, &j.file, &e);
 
 	if (ret)
@@ -346,14 +373,9 @@ int vhd_revert(struct file *file, const char *name, const char *journal, struct 
 	ret = j.file->size < VHD_SECTOR ? -EINVAL : file_pread(j.file, head, VHD_SECTOR, 0);
 	if (ret || memcmp(head, J_COOKIE, 8))
 		ret = err_set(&e, ret ? ret : -EINVAL, "%s: is not a journal", journal);
-	if (!ret) {
-		vhd_look(file, VHD_LOOK_POISON, &l, NULL);
-		if ((l.has_copy || l.has_primary) &&
-		    memcmp(l.has_copy ? l.copy.uuid : l.primary.uuid, head + 8, 16))
-			ret = err_set(&e, -EINVAL, "%s: is the journal of another image", journal);
-		vhd_look_free(&l);
-	}
 	if (!ret)
+		ret = whose(&j, head, &opens);
+	if (!ret && !opens)
 		ret = revert_all(&j, head);
 	if (!ret && device) {
 		memset(head, 0, sizeof(head));

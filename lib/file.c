@@ -164,6 +164,11 @@ int file_rename(struct tapimg_loop *loop, const char *from, const char *to)
 	return sync_dir_of(plain_path(to));
 }
 
+int file_sync_dir(struct tapimg_loop *loop, const char *name)
+{
+	return find_provider(loop, name) ? 0 : sync_dir_of(plain_path(name));
+}
+
 bool file_renames(struct tapimg_loop *loop, const char *name)
 {
 	struct file_provider *p = find_provider(loop, name);

@@ -169,6 +169,7 @@ void file_close(struct file *f);
 
 int file_remove(struct tapimg_loop *loop, const char *name);
 int file_rename(struct tapimg_loop *loop, const char *from, const char *to);	/* durable on return */
+int file_sync_dir(struct tapimg_loop *loop, const char *name);	/* makes the name itself durable */
 bool file_renames(struct tapimg_loop *loop, const char *name);	/* false: its provider cannot */
 /*
  * 1: it is there, 0: it is not, or why that cannot be said (a negative errno). Whoever would remove

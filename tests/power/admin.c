@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "checked.h"
+#include "vhd.h"
 #include "world.h"
 
 /* An operation may be refused for a reason, with an explanation; it has changed nothing then. */
@@ -86,6 +87,17 @@ static void snap_drop(struct wsnap *s)
 	s->used = s->maybe = false;
 }
 
+/* What vhd-util does: the image is disabled until it is over, and the journal can undo it. */
+static int resize_journaled(struct world *w, uint64_t size, struct tapimg_err *err)
+{
+	int ret = tapimg_flush(w->img);
+
+	if (ret)
+		return err_errno(err, ret, "sim:top: flushing");
+	w->journaled++;
+	return vhd_resize_journal(w->img, size, "sim:journal", VHD_STOP_NONE, err);
+}
+
 static bool do_resize(struct world *w)
 {
 	struct tapimg_err err = { 0 };
@@ -97,8 +109,11 @@ static bool do_resize(struct world *w)
 		size = cs;
 	w->pend = PEND_RESIZE;
 	w->pend_size = size;
-	ret = tapimg_resize(w->img, size, rng_pct(&w->rng, 15) ? TAPIMG_PREALLOC_METADATA :
-			    TAPIMG_PREALLOC_OFF, size < w->now.size, &err);
+	if (w->geo.format && w->geo.format->undo && size > w->now.size && rng_pct(&w->rng, 70))
+		ret = resize_journaled(w, size, &err);
+	else
+		ret = tapimg_resize(w->img, size, rng_pct(&w->rng, 15) ? TAPIMG_PREALLOC_METADATA :
+				    TAPIMG_PREALLOC_OFF, size < w->now.size, &err);
 	if (interrupted(w, "resize", ret, &err))
 		return false;
 	if (ret)

@@ -156,6 +156,8 @@ bool run_seed(uint64_t seed, const struct opts *o, struct totals *t)
 	t->cuts += sim_get_stats(w->sim)->cuts;
 	t->requests += w->requests;
 	t->admin += w->admin;
+	t->journaled += w->journaled;
+	t->undone += w->undone;
 	t->refused += w->refused;
 	t->qemu += w->qemu_runs;
 	world_exit(w);

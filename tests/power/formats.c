@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "checked.h"
+#include "vhd.h"
 #include "world.h"
 
 /* ------------------------------------------------------------------------ VMDK */
@@ -169,6 +170,30 @@ static unsigned vhd_options(const struct world *w, unsigned i, struct tapimg_opt
 	return 1;
 }
 
+/* A journal that is not whole yet is of an image that has not been touched. */
+static bool vhd_undo(struct world *w)
+{
+	struct tapimg_open_opts oo = { .format = "vhd" };
+	struct tapimg_err err = { 0 };
+	struct tapimg *img;
+	struct file *f;
+	int ret = file_open(w->loop, "sim:top", FILE_RDWR, &f, &err);
+
+	if (!ret) {
+		ret = vhd_revert(f, "sim:top", "sim:journal", &err);
+		file_close(f);
+	}
+	if (ret == -EINVAL && strstr(err.text, "is not a journal") &&
+	    !tapimg_open(w->loop, "sim:top", &oo, &img, NULL)) {
+		tapimg_close(img, NULL);
+		ret = file_remove(w->loop, "sim:journal");
+	}
+	if (ret && !wexcused(w))
+		wfail(w, "going back: %s", err.text);
+	w->undone += !ret;
+	return !ret;
+}
+
 static bool vhd_leaks(const struct world *w, bool repaired)
 {
 	return false;
@@ -176,7 +201,7 @@ static bool vhd_leaks(const struct world *w, bool repaired)
 
 static const struct wformat formats[] = {
 	{ .name = "vhd", .draw = vhd_draw, .options = vhd_options, .plain = never_plain,
-	  .leaks = vhd_leaks },
+	  .leaks = vhd_leaks, .undo = vhd_undo },
 	{ .name = "qcow", .draw = qcow_draw, .options = qcow_options, .plain = never_plain,
 	  .leaks = qcow_leaks },
 	{ .name = "vmdk", .draw = vmdk_draw, .options = vmdk_options, .plain = vmdk_plain,

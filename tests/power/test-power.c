@@ -46,6 +46,9 @@ static uint64_t campaign(const struct opts *o, const struct plan *p)
 	       (unsigned long long)t.clean, (unsigned long long)t.requests,
 	       (unsigned long long)t.admin, (unsigned long long)t.refused,
 	       (unsigned long long)t.qemu, (long)(time(NULL) - start), (unsigned long long)bad);
+	if (t.journaled)
+		printf("            with a journal: %llu operations, %llu of them found cut short\n",
+		       (unsigned long long)t.journaled, (unsigned long long)t.undone);
 	fflush(stdout);
 	return bad;
 }

@@ -709,6 +709,8 @@ bool world_inspect(struct world *w, bool crash)
 {
 	bool leaks = crash || w->leaky;
 
+	if (sim_exists(w->sim, "journal") && !w->geo.format->undo(w))
+		return false;
 	if (crash)
 		w->leaky = true;
 	if (crash && w->geo.lazy && !w->geo.raw_top) {	/* the first writer rebuilds the counts */

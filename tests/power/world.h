@@ -25,6 +25,7 @@ struct wformat {
 	unsigned (*options)(const struct world *w, unsigned i, struct tapimg_opt *opts,
 			    char text[4][16]);
 	bool snapshots;
+	bool (*undo)(struct world *w);	/* goes back with sim:journal; NULL: knows no journals */
 	bool (*plain)(const struct world *w, unsigned i);	/* the bytes of its files are the guest's */
 	bool (*leaks)(const struct world *w, bool repaired);	/* does it leave space unused without a cut? */
 };
@@ -117,7 +118,7 @@ struct world {
 	unsigned inflight;
 	unsigned stalls;
 	struct slot slot[MAX_SLOTS];
-	uint64_t requests, reads, admin, refused, errors, qemu_runs;
+	uint64_t journaled, undone, requests, reads, admin, refused, errors, qemu_runs;
 	unsigned generation;
 	char fail[1400];		/* the violation, or empty */
 };
@@ -156,7 +157,7 @@ bool load_run(struct world *w, const struct load *l);
 void load_drain(struct world *w);
 
 struct totals {
-	uint64_t seeds, cuts, requests, admin, refused, qemu, clean;
+	uint64_t seeds, cuts, requests, admin, refused, qemu, clean, journaled, undone;
 	char why[300];			/* the last violation */
 };
 

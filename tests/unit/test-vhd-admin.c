@@ -148,6 +148,29 @@ START_TEST(a_journal_is_gone_in_the_end)
 }
 END_TEST
 
+/* J4: what came after a resize that was finished stays, if the journal was left behind. */
+START_TEST(an_old_journal_undoes_nothing)
+{
+	uint64_t size;
+	uint8_t *j;
+
+	v_make(IMG, 4 * MiB, NULL, NULL, NULL);
+	v_fill(IMG, 1, 0, 3 * MiB);
+	ck_assert_int_eq(journaled(100 * GiB, VHD_STOP_METADATA), -EINVAL);
+	j = whole("j", &size);
+	ck_assert_int_eq(revert(), 0);
+	ck_assert_int_eq(journaled(100 * GiB, VHD_STOP_NONE), 0);
+	v_fill(IMG, 2, MiB, 3 * MiB);
+	put_file("j", j, size);
+	free(j);
+	ck_assert_msg(!revert(), "%s", err.text);
+	ck_assert_int_ne(access("j", F_OK), 0);
+	v_expect(IMG, 1, 0, MiB);
+	v_expect(IMG, 2, MiB, 3 * MiB);
+	v_clean(IMG);
+}
+END_TEST
+
 /* A journal that is damaged, or another image's, changes nothing. */
 START_TEST(bad_journals_are_refused)
 {
@@ -350,6 +373,7 @@ int main(void)
 	tcase_add_test(tc, growing_hides_a_longer_parent);
 	tcase_add_loop_test(tc, a_journal_takes_everything_back, 0, 8);
 	tcase_add_test(tc, a_journal_is_gone_in_the_end);
+	tcase_add_test(tc, an_old_journal_undoes_nothing);
 	tcase_add_loop_test(tc, bad_journals_are_refused, 0, 7);
 	tcase_add_test(tc, another_parent);
 	tcase_add_test(tc, commit_empties);
