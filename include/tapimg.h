@@ -96,6 +96,8 @@ enum {
 	TAPIMG_UNMAP		= 1 << 8,	/**< discards free space in the file (else they are ignored) */
 	TAPIMG_SALVAGE		= 1 << 9,	/**< for reading: open what is damaged as far as it goes; the rest is TAPIMG_ST_LOST */
 	TAPIMG_STALE_BACKING	= 1 << 10,	/**< also above a backing file that was changed since (VMDK) */
+	TAPIMG_SHARE_BACKING	= 1 << 11,	/**< layers below the top, read only, as with TAPIMG_SHARE: whoever
+						 *   writes there changes what others do not see through the chain */
 };
 
 /** What a file is to be opened for, asked of the gate. */

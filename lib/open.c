@@ -304,7 +304,7 @@ static bool spec_below(struct tapimg *top, struct tapimg *img, const struct spec
 		       unsigned depth, struct spec *s)
 {
 	const unsigned inherited = TAPIMG_DIRECT | TAPIMG_SHARE | TAPIMG_NO_IO | TAPIMG_SALVAGE |
-				   TAPIMG_STALE_BACKING;
+				   TAPIMG_STALE_BACKING | TAPIMG_SHARE_BACKING;
 	const unsigned writing = TAPIMG_RDWR | TAPIMG_WRITETHROUGH | TAPIMG_UNSAFE | TAPIMG_UNMAP;
 
 	memset(s, 0, sizeof(*s));
@@ -320,6 +320,8 @@ static bool spec_below(struct tapimg *top, struct tapimg *img, const struct spec
 	s->o.flags = top->flags & inherited;
 	if (depth <= top->opts.rdwr_layers)
 		s->o.flags |= top->flags & writing;
+	else if (top->flags & TAPIMG_SHARE_BACKING)
+		s->o.flags |= TAPIMG_SHARE;
 	s->o.cache_size = top->opts.cache_size;
 	s->o.gate = img->opts.gate;
 	s->o.gate_arg = img->opts.gate_arg;

@@ -184,6 +184,8 @@ static unsigned open_flags(const struct disk_config *c)
 		flags |= TAPIMG_UNSAFE;
 	if (c->discard)
 		flags |= TAPIMG_UNMAP;
+	if (c->share_backing)
+		flags |= TAPIMG_SHARE_BACKING;
 	return flags;
 }
 

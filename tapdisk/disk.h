@@ -117,6 +117,7 @@ struct disk_config {
 	char *secondary;		/* "DRIVER:PATH" of the mirror or standby; NULL: none */
 	bool standby;			/* the secondary takes over on ENOSPC */
 	char *signal_file;		/* made when that has happened; NULL: none */
+	bool share_backing;		/* others may write to layers below, as a manager that merges them does */
 	bool keep_size;			/* unpausing: an image of another size is refused */
 };
 void disk_config_init(struct disk_config *c);

@@ -107,6 +107,11 @@ static int open_config(struct disk_config *c, const struct vbd *v, const struct 
 	c->direct = !(o->flags & (PROTO_NO_O_DIRECT | PROTO_ADD_LCACHE | PROTO_ADD_CACHE));
 	c->standby = o->flags & PROTO_STANDBY;
 	c->keep_size = true;
+	/*
+	 * Managers merge a layer in the middle into the one below it while the top is served: what is
+	 * written there is hidden by the layer it comes from, until they pause this disk to leave that out.
+	 */
+	c->share_backing = true;
 	return ret;
 }
 

@@ -91,6 +91,23 @@ tapimg convert -q top.qcow2 whole.raw
 works "all is there" qemu-io -f raw -c 'read -P 9 40M 1M' -c 'read -P 6 50M 1M' whole.raw
 unlike "and right" "$(cat out)" 'verif'
 
+# ------------------------------------------------- another program merges layers below it
+vhdutil() { timeout 60 "$bin/vhd-util" "$@"; }
+vhdutil create -n base.vhd -s 20
+vhdutil snapshot -n mid.vhd -p base.vhd
+"$bin/tapimg" bench -w -f vhd -c 30 -s 65536 -o 1M mid.vhd >out
+tapimg convert -q -f vhd mid.vhd before.raw
+vhdutil snapshot -n top.vhd -p mid.vhd
+works "open a chain" tapctl open -p "$pid" -m 0 -a "vhd:$PWD/top.vhd"
+works "the middle is merged into its parent below a served top" vhdutil coalesce -n mid.vhd
+works "which reads as before" tapimg compare -f raw before.raw "nbd+unix:///?socket=$sock"
+exits "the served layer itself is nobody else's" 16 "" vhdutil set -n top.vhd -f hidden -v 1
+works "pause it" tapctl pause -p "$pid" -m 0
+works "leave the middle out" vhdutil modify -n top.vhd -p base.vhd
+works "and go on" tapctl unpause -p "$pid" -m 0
+works "which reads as ever" tapimg compare -f raw before.raw "nbd+unix:///?socket=$sock"
+works "close the chain" tapctl close -p "$pid" -m 0
+
 # --------------------------------------------------------------------- killed, and again
 for n in 1 2 3 4 5; do
 	works "open, $n" tapctl open -p "$pid" -m 0 -a "qcow2:$PWD/top.qcow2"

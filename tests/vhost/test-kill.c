@@ -8,7 +8,7 @@
  * that is answered twice ends the program (dring.c).
  *
  * Each format that can be created is tried, with split and packed rings in turn.  TAPIMG_LONG: 100 kills of
- * each.
+ * each, with both kinds of ring; TAPIMG_FORMAT: this format only.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -248,6 +248,7 @@ static bool run_format(const char *format, bool packed, unsigned kills)
 int main(void)
 {
 	static const char *const formats[] = { "raw", "qcow2", "vhd", "qcow", "vmdk" };
+	const char *only = getenv("TAPIMG_FORMAT");
 	bool all = getenv("TAPIMG_LONG");
 	unsigned i, passed = 0;
 
@@ -256,6 +257,8 @@ int main(void)
 	for (i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
 		unsigned packed;
 
+		if (only && strcmp(only, formats[i]))
+			continue;
 		for (packed = 0; packed < 2; packed++) {
 			if (!all && packed != i % 2)
 				continue;
