@@ -30,7 +30,7 @@ truncate -s 600M data.raw
 head -c 6M /dev/urandom | dd of=data.raw bs=1M conv=notrunc status=none
 head -c 2M /dev/urandom | dd of=data.raw bs=1M seek=500 conv=notrunc status=none
 vhd-util create -n a.vhd -s 600
-"$OURS/examples/patch" a.vhd data.raw >/dev/null || skip "data" "no examples in this build"
+tapimg convert -n -f raw -O vpc data.raw a.vhd
 cp a.vhd keep.vhd
 cp a.vhd ../peer/
 says "resize -j" 0 . vhd-util resize -n a.vhd -s 20000 -j journal
