@@ -20,6 +20,7 @@
 #include "err.h"
 #include "image.h"
 #include "name.h"
+#include "name-nbd.h"
 #include "opt.h"
 
 #define NAME_JSON_MAX (64 * 1024)
@@ -174,7 +175,17 @@ static int set_size(uint64_t *to, const char *key, json_t *val, struct tapimg_er
 	return err_set(err, -EINVAL, "key '%s' wants a size", key);
 }
 
-/* The file's name out of the node under @key: {"driver":"file","filename":"x"} or just "x". */
+static bool is_nbd(json_t *node)
+{
+	const char *driver = json_string_value(json_object_get(node, "driver"));
+
+	return driver && !strcmp(driver, "nbd");
+}
+
+/*
+ * The file's name out of the node under @key: {"driver":"file","filename":"x"} or just "x"; of an
+ * NBD server its URI.
+ */
 static int file_node(json_t *node, const char *where, char **path, struct tapimg_err *err)
 {
 	const char *key, *driver = NULL;
@@ -185,6 +196,8 @@ static int file_node(json_t *node, const char *where, char **path, struct tapimg
 		return set_string(path, where, node, err);
 	if (!json_is_object(node))
 		return err_set(err, -EINVAL, "key '%s' wants an object or a name", where);
+	if (is_nbd(node))
+		return name_nbd_node(node, is_tuning, path, err);
 	json_object_foreach(node, key, val) {
 		if (!strcmp(key, "filename")) {
 			ret = set_string(path, key, val, err);
@@ -281,6 +294,12 @@ static int layer_node(json_t *node, struct name *n, struct tapimg_err *err)
 	char *path;
 	int ret;
 
+	if (is_nbd(node)) {
+		/* a bare server: its bytes as they are */
+		n->format = strdup("raw");
+		return n->format ? name_nbd_node(node, is_tuning, &n->path, err) :
+				   err_set(err, -ENOMEM, "no memory");
+	}
 	json_object_foreach(node, key, val) {
 		ret = layer_key(key, val, n, err);
 		if (ret)

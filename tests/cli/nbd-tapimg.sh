@@ -29,6 +29,11 @@ tapdisk s.sock --disk d=qcow2:data.qcow2 --read-only --nbd socket=s.sock
 from_server tapdisk "$(uri s.sock d)"
 is "QEMU's older spelling" "$(tapimg compare -f raw -F raw "nbd:unix:$PWD/s.sock:exportname=d" data.raw)" \
 	"Images are identical."
+node="{\"driver\":\"nbd\",\"server\":{\"type\":\"unix\",\"path\":\"$PWD/s.sock\"},\"export\":\"d\"}"
+is "a node of QEMU's" "$(tapimg compare -f raw -F raw "json:$node" data.raw 2>&1)" "Images are identical."
+is "which QEMU reads the same" "$(qemu-img compare "json:$node" data.raw 2>&1)" "Images are identical."
+works "a node as a backing file" tapimg create -q -f qcow2 -F raw -b "json:{\"driver\":\"raw\",\"file\":$node}" over.qcow2
+is "read through" "$(tapimg compare -f qcow2 -F raw over.qcow2 data.raw 2>&1)" "Images are identical."
 exits "read-only for writing" 1 "exports it read-only" tapimg dd -f raw -O raw if=data.raw "of=$(uri s.sock d)" bs=1M count=1
 exits "an export that is not there" 1 "no export 'nobody'" tapimg info "$(uri s.sock nobody)"
 exits "a name that is none" 1 "not the name of an NBD export" tapimg info "nbd+unix:///x"
