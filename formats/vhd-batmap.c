@@ -34,7 +34,8 @@ static bool map_placed(const struct vhd *v, const struct vhd_look *l)
 
 	return (b->version == VHD_BATMAP_VERSION || b->version == VHD_BATMAP_V1) &&
 	       b->off % VHD_SECTOR == 0 && b->off >= VHD_SECTOR && len >= map_bytes(v) &&
-	       checked_range(b->off, len, l->eof);
+	       checked_range(b->off, len, l->eof) && !vhd_look_heads(l, b->off, len) &&
+	       (b->off >= l->batmap_header_off + VHD_SECTOR || b->off + len <= l->batmap_header_off);
 }
 
 void vhd_batmap_clear(struct vhd *v, uint32_t blk)

@@ -139,6 +139,11 @@ static int read_header(struct vhd_look *l, struct tapimg_err *err)
 	return ret;
 }
 
+static bool meets(uint64_t off, uint64_t len, uint64_t at, uint64_t n)
+{
+	return n && checked_range(at, n, INT64_MAX) && off < at + n && at < off + len;
+}
+
 static int table_check(const struct vhd_look *l, struct tapimg_err *err)
 {
 	const struct vhd_header *h = &l->header;
@@ -146,6 +151,10 @@ static int table_check(const struct vhd_look *l, struct tapimg_err *err)
 	if (!checked_range(h->table_off, 4ULL * h->max_bat, l->eof))
 		return err_set(err, -EUCLEAN, "%s: the block table at %" PRIu64 " with %u entries is not "
 			       "inside the file", l->file->name, h->table_off, h->max_bat);
+	if (meets(h->table_off, 4ULL * h->max_bat, l->footer.data_off, VHD_HEADER_SIZE))
+		return err_set(err, -EUCLEAN, "%s: header is invalid: invalid table offset: %" PRIu64 ", and "
+			       "the header is at %" PRIu64, l->file->name, h->table_off,
+			       l->footer.data_off);
 	return 0;
 }
 
@@ -251,17 +260,17 @@ uint64_t vhd_look_tables_end(const struct vhd_look *l)
 	return end;
 }
 
-static bool meets(uint64_t off, uint64_t len, uint64_t at, uint64_t n)
+bool vhd_look_heads(const struct vhd_look *l, uint64_t off, uint64_t len)
 {
-	return n && checked_range(at, n, INT64_MAX) && off < at + n && at < off + len;
+	return meets(off, len, 0, VHD_SECTOR) || meets(off, len, l->footer.data_off, VHD_HEADER_SIZE) ||
+	       meets(off, len, l->header.table_off, 4ULL * l->header.max_bat);
 }
 
 bool vhd_look_overlaps(const struct vhd_look *l, uint64_t off, uint64_t len)
 {
 	const struct vhd_header *h = &l->header;
 
-	if (meets(off, len, 0, VHD_SECTOR) || meets(off, len, l->footer.data_off, VHD_HEADER_SIZE) ||
-	    meets(off, len, h->table_off, 4ULL * h->max_bat))
+	if (vhd_look_heads(l, off, len))
 		return true;
 	if (l->has_batmap && (meets(off, len, l->batmap_header_off, VHD_SECTOR) ||
 			      meets(off, len, l->batmap.off, (uint64_t)l->batmap.sectors * VHD_SECTOR)))

@@ -249,6 +249,8 @@ int vhd_look(struct file *file, unsigned flags, struct vhd_look *out, struct tap
 void vhd_look_free(struct vhd_look *l);
 /* The end of what is not a block. */
 uint64_t vhd_look_tables_end(const struct vhd_look *l);
+/* Whether the copy of the footer, header or table has bytes there. */
+bool vhd_look_heads(const struct vhd_look *l, uint64_t off, uint64_t len);
 /* Whether header, table, batmap or a name of the parent has bytes there. */
 bool vhd_look_overlaps(const struct vhd_look *l, uint64_t off, uint64_t len);
 /* The table in host order; entry is to be freed, also on failure. */

@@ -207,6 +207,8 @@ static const struct {
 	{ 512 + 24, 0x00020000, 4, true, false, "header is invalid: invalid header version", -EUCLEAN },
 	{ 512 + 16, 1537, 8, true, false, "header is invalid: invalid table offset", -EUCLEAN },
 	{ 512 + 16, 0, 8, true, false, "header is invalid: invalid table offset", -EUCLEAN },
+	{ 512 + 16, 512, 8, true, false, "header is invalid: invalid table offset", -EUCLEAN },
+	{ 512 + 16, 1024, 8, true, false, "header is invalid: invalid table offset", -EUCLEAN },
 	{ 512 + 16, 1ULL << 40, 8, true, false, "not inside the file", -EUCLEAN },
 	{ 512 + 32, 0x200001, 4, true, false, "header is invalid: invalid block size", -EUCLEAN },
 	{ 512 + 32, 512, 4, true, false, "header is invalid: invalid block size", -EUCLEAN },
