@@ -203,6 +203,12 @@ static int op_open(struct control *c, struct conn *conn, struct proto_msg *reply
 			return -EINVAL;
 		o.log = logpath;
 	}
+	if (flags & PROTO_ENCRYPTED) {		/* behind the log's path: its length, then the key */
+		const uint8_t *p = (uint8_t *)conn->extra + (flags & PROTO_ADD_LOG ? PROTO_PATH : 0);
+
+		o.key_len = *p;
+		o.key = p + 1;
+	}
 	ret = vbd_open(v, &o, &err);
 	log_failure(conn, &err, ret);
 	if (ret)

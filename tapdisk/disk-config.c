@@ -72,6 +72,7 @@ void disk_config_clear(struct disk_config *c)
 	free(c->serial);
 	free(c->secondary);
 	free(c->signal_file);
+	explicit_bzero(c->key, sizeof(c->key));
 	disk_config_init(c);
 }
 

@@ -199,12 +199,26 @@ static char *image_name(const struct disk_config *c)
 	return asprintf(&name, "nbd:%s%s", c->path[0] == '/' ? "unix:" : "", c->path) < 0 ? NULL : name;
 }
 
+/* The key that the disk was opened with is tried on every layer that is enciphered. */
+static int disk_key(void *arg, const struct tapimg_secret_ask *ask, struct tapimg_err *err)
+{
+	const struct disk_config *c = &((const struct disk *)arg)->cfg;
+
+	if (!c->key_len)
+		return err_set(err, -ENOKEY, "%s: it is enciphered, and no key was given", ask->filename);
+	if (c->key_len > ask->size)
+		return err_set(err, -E2BIG, "%s: the key is too long", ask->filename);
+	memcpy(ask->buf, c->key, c->key_len);
+	return (int)c->key_len;
+}
+
 static int open_one(struct disk *d, const struct disk_config *c, unsigned flags, struct tapimg **out,
 		    struct tapimg_err *err)
 {
 	struct tapimg_open_opts opts = {
 		.format = disk_driver(c->driver)->format, .flags = flags, .cache_size = c->cache_size,
-		.rdwr_layers = flags & TAPIMG_RDWR ? d->rdwr_layers : 0
+		.rdwr_layers = flags & TAPIMG_RDWR ? d->rdwr_layers : 0,
+		.secret = disk_key, .secret_arg = d,
 	};
 	char *name;
 	int ret;

@@ -103,6 +103,8 @@ extern const struct tapimg_opt_desc disk_opt_descs[];
 /* NULL-terminated list of driver names. */
 const char *const *disk_drivers(void);
 
+#define DISK_KEY_MAX 64
+
 struct disk_config {
 	char *name;			/* NULL: one is made up */
 	char *driver, *path;		/* of "DRIVER:PATH" */
@@ -117,6 +119,8 @@ struct disk_config {
 	char *secondary;		/* "DRIVER:PATH" of the mirror or standby; NULL: none */
 	bool standby;			/* the secondary takes over on ENOSPC */
 	char *signal_file;		/* made when that has happened; NULL: none */
+	uint8_t key[DISK_KEY_MAX];	/* of enciphered images, for all layers that are */
+	unsigned key_len;		/* 0: there is none */
 	bool share_backing;		/* others may write to layers below, as a manager that merges them does */
 	bool keep_size;			/* unpausing: an image of another size is refused */
 };

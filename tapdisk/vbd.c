@@ -88,8 +88,13 @@ static int open_config(struct disk_config *c, const struct vbd *v, const struct 
 	int ret;
 
 	disk_config_init(c);
-	if (o->flags & PROTO_ENCRYPTED)
-		return err_set(err, -ENOTSUP, "%s: encrypted VHDs cannot be opened", o->target);
+	if (o->flags & PROTO_ENCRYPTED) {
+		if (o->key_len != 32 && o->key_len != 64)
+			return err_set(err, -EINVAL, "%s: a key has 32 or 64 bytes, not %u", o->target,
+				       o->key_len);
+		memcpy(c->key, o->key, o->key_len);
+		c->key_len = o->key_len;
+	}
 	ret = set_target(c, o->target, err);
 	if (!ret && o->secondary)
 		ret = disk_config_opt(c, "secondary", o->secondary, err);

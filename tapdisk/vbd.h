@@ -34,6 +34,8 @@ struct vbd_open {			/* what OPEN says */
 	const char *target;		/* "TYPE:PATH" */
 	const char *secondary, *log;	/* or NULL */
 	unsigned flags;			/* PROTO_* */
+	const uint8_t *key;		/* with PROTO_ENCRYPTED */
+	unsigned key_len;
 };
 
 /* All of them 0 or a negative errno; @err explains. Those marked blocking: D4 in disk.h. */

@@ -108,6 +108,26 @@ works "and go on" tapctl unpause -p "$pid" -m 0
 works "which reads as ever" tapimg compare -f raw before.raw "nbd+unix:///?socket=$sock"
 works "close the chain" tapctl close -p "$pid" -m 0
 
+# ------------------------------------------------------------------- an enciphered disk
+head -c 64 /dev/urandom >a.key
+head -c 64 /dev/urandom >b.key
+vhdutil create -n plain.vhd -s 20
+vhdutil copy -n plain.vhd -N a.vhd -k a.key 2>/dev/null
+exits "no key" 126 "Required key not available" tapctl open -p "$pid" -m 0 -a "vhd:$PWD/a.vhd"
+exits "another key" 13 "Permission denied" tapctl open -p "$pid" -m 0 -a "vhd:$PWD/a.vhd" -E <b.key
+works "its key" tapctl open -p "$pid" -m 0 -a "vhd:$PWD/a.vhd" -E <a.key
+works "written through the server" client c6 "write -P 7 3M 1M
+flush"
+works "paused" tapctl pause -p "$pid" -m 0
+works "opened again without being asked" tapctl unpause -p "$pid" -m 0
+works "read again" client c7 "read -P 7 3M 1M"
+unlike "as it was" "$(cat c6 c7)" 'error|failed|verif'
+works "close it" tapctl close -p "$pid" -m 0
+is "on the disk it is something else" "$(grep -c "$(printf '\007%.0s' $(seq 64))" a.vhd)" 0
+works "its key opens it elsewhere" tapimg dd --object secret,id=k,file=a.key -O raw \
+	"if=json:{\"driver\":\"vpc\",\"encrypt.key-secret\":\"k\",\"file.filename\":\"a.vhd\"}" of=a.raw
+is "with the bytes that were written" "$(dd if=a.raw bs=1M skip=3 count=1 status=none | tr -d '\007' | wc -c)" 0
+
 # --------------------------------------------------------------------- killed, and again
 for n in 1 2 3 4 5; do
 	works "open, $n" tapctl open -p "$pid" -m 0 -a "qcow2:$PWD/top.qcow2"
