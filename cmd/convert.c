@@ -262,6 +262,22 @@ static bool is_stdout(const char *name)
 	       !strcmp(name, "/proc/self/fd/1");
 }
 
+static void not_as_said(void *arg, char severity, const char *line)
+{
+	if (severity == 'E')
+		cli_warn(arg, "%s", line);
+}
+
+/* What is in an archive that has changed since is copied all the same, for there is nothing better. */
+static void verify_source(struct cli *c, struct tapimg *img)
+{
+	struct tapimg_err err = { 0 };
+	uint64_t bad;
+
+	if (tapimg_verify(img, not_as_said, c, &bad, &err))
+		cli_warn(c, "%s", err.text);
+}
+
 static int open_sources(struct cli *c, struct args *a)
 {
 	unsigned n = (unsigned)cli_operands(c) - 1;
@@ -271,9 +287,12 @@ static int open_sources(struct cli *c, struct args *a)
 		cli_error(c, "no memory");
 		return -1;
 	}
-	for (; a->nsrcs < n; a->nsrcs++)
+	for (; a->nsrcs < n; a->nsrcs++) {
 		if (cli_open(c, cli_operand(c), &a->common.how, a->src_flags, &a->srcs[a->nsrcs]))
 			return -1;
+		if (!(a->src_flags & TAPIMG_SALVAGE))
+			verify_source(c, a->srcs[a->nsrcs]);
+	}
 	a->name = cli_operand(c);
 	if (!strcmp(a->name, "-"))
 		a->name = "/dev/stdout";

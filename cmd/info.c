@@ -164,6 +164,8 @@ static void print_facts(const struct tapimg_info *info)
 			print_field("", f->str);
 		else if (f->type == TAPIMG_FACT_BOOL)
 			printf("%s\n", f->num ? "true" : "false");
+		else if (f->type == TAPIMG_FACT_HEX)
+			printf("%08" PRIx64 "\n", (uint64_t)f->num);
 		else
 			printf("%" PRId64 "\n", f->num);
 	}

@@ -8,6 +8,7 @@
 #include <signal.h>
 
 #include "cmd.h"
+#include "file.h"
 #include "secret.h"
 
 #define QEMU_IMG_VERSION "7.2.0"
@@ -92,6 +93,7 @@ int main(int argc, char **argv)
 	struct cli c = { .argc = argc, .argv = argv };
 	int status;
 
+	file_raise_limit();
 	signal(SIGXFSZ, SIG_IGN);	/* the write fails instead, and what was begun is removed */
 	c.as_qemu = !strcmp(base, "qemu-img");
 	c.prog = c.as_qemu ? "qemu-img" : "tapimg";

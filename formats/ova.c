@@ -23,18 +23,15 @@
 #include <strings.h>
 
 #include "checked.h"
-#include "crypt.h"
 #include "image.h"
 #include "opt.h"
-#include "ovf.h"
-#include "tar.h"
+#include "ova.h"
 
 #define BASE_MAX 80		/* bytes of the names of members, without what is added */
-#define HASH_PIECE (1u << 20)
 #define NAMED_MAX 8		/* disks that a message names */
 #define UNFINISHED (1ULL << 62)	/* bytes of the disk, says its header until they are known */
 
-static bool has_suffix(const char *name, const char *suffix)
+bool ova_suffix(const char *name, const char *suffix)
 {
 	size_t n = strlen(name), k = strlen(suffix);
 
@@ -53,7 +50,7 @@ static int ova_probe(const uint8_t *head, size_t len, uint64_t file_size, const 
 		if (!tar_header_get(head + off, member, &size, &type))
 			return 0;
 		if (type != 'x' && type != 'g' && type != 'L')
-			return has_suffix(member, ".ovf") ? 90 : 0;
+			return ova_suffix(member, ".ovf") ? 90 : 0;
 		off += TAR_BLOCK + round_up(MIN(size, (uint64_t)len), TAR_BLOCK);
 	}
 	return 0;
@@ -68,7 +65,7 @@ static int read_envelope(struct file *f, const struct tar *t, struct ovf *ovf, s
 	int ret;
 
 	for (unsigned i = 0; i < t->n && !m; i++)
-		if (has_suffix(t->member[i].name, ".ovf") && t->member[i].plain)
+		if (ova_suffix(t->member[i].name, ".ovf") && t->member[i].plain)
 			m = t->member + i;
 	if (!m)
 		return err_set(err, -EINVAL, "%s: has no OVF envelope in it", f->name);
@@ -148,7 +145,7 @@ static int disk_format(struct file *part, const struct ovf_disk *d, const struct
 	for (unsigned i = 0; i < ARRAY_SIZE(known) && !*format; i++)
 		if (strcasestr(d->format, known[i].in))
 			*format = format_find(known[i].name);
-	if (!*format && has_suffix(d->file, ".vmdk"))
+	if (!*format && ova_suffix(d->file, ".vmdk"))
 		*format = format_find("vmdk");
 	if (!*format)
 		*format = format_probe(part, err);
@@ -221,10 +218,6 @@ static const struct tapimg_opt_desc ova_opts[] = {
 	{ 0 },
 };
 
-static const struct { const char *name; enum crypt_hash hash; unsigned len; } digests[] = {
-	{ "SHA256", CRYPT_SHA256, 32 }, { "SHA1", CRYPT_SHA1, 20 },
-};
-
 /* The parts of an archive of ours, found again when it is finished. */
 struct parts {
 	struct tar tar;
@@ -234,36 +227,18 @@ struct parts {
 /* Length of a line of the manifest: "SHA256(NAME)= DIGITS\n". */
 static size_t manifest_line(unsigned d, const char *name)
 {
-	return strlen(digests[d].name) + strlen(name) + 5 + 2 * digests[d].len;
+	return strlen(ova_digests[d].name) + strlen(name) + 5 + 2 * ova_digests[d].len;
 }
 
-static int file_digest(struct file *f, unsigned d, const struct tar_member *m, uint64_t len,
-		       char *line, struct tapimg_err *err)
+static int manifest_put(struct file *f, unsigned d, const struct tar_member *m, uint64_t len, char *line,
+			struct tapimg_err *err)
 {
-	struct crypt_digest *ctx;
-	uint8_t out[CRYPT_DIGEST_MAX], *buf = file_buf(HASH_PIECE);
-	int ret = crypt_digest_new(digests[d].hash, &ctx, err), r, at;
+	char hex[OVA_HEX_MAX];
+	int ret = ova_digest(f, &ova_digests[d], m, len, hex, err);
 
-	if (ret) {
-		free(buf);
-		return ret;
-	}
-	ret = buf ? 0 : -ENOMEM;
-	for (uint64_t off = 0, n; off < len && !ret; off += n) {
-		n = MIN(len - off, HASH_PIECE);
-		ret = file_pread(f, buf, n, m->off + off);
-		if (!ret)
-			ret = crypt_digest_add(ctx, buf, n);
-	}
-	r = crypt_digest_end(ctx, out);
-	free(buf);
-	if (ret || r < 0)
-		return err_errno(err, ret ? ret : r, "%s: the digest of '%s'", f->name, m->name);
-	at = sprintf(line, "%s(%s)= ", digests[d].name, m->name);
-	for (unsigned i = 0; i < digests[d].len; i++)
-		at += sprintf(line + at, "%02x", out[i]);
-	sprintf(line + at, "\n");
-	return 0;
+	if (!ret)
+		sprintf(line, "%s(%s)= %s\n", ova_digests[d].name, m->name, hex);
+	return ret;
 }
 
 static int finish_manifest(struct file *f, const struct parts *p, uint64_t len, struct tapimg_err *err)
@@ -275,13 +250,13 @@ static int finish_manifest(struct file *f, const struct parts *p, uint64_t len, 
 
 	if (!text)
 		return err_errno(err, -ENOMEM, "%s", f->name);
-	while (d < ARRAY_SIZE(digests) - 1 &&
+	while (d < OVA_NO_DIGEST - 1 &&
 	       manifest_line(d, p->ovf->name) + manifest_line(d, p->disk->name) != p->mf->size)
 		d++;
 	first = manifest_line(d, p->ovf->name);
-	ret = file_digest(f, d, p->ovf, p->ovf->size, text, err);
+	ret = manifest_put(f, d, p->ovf, p->ovf->size, text, err);
 	if (!ret)
-		ret = file_digest(f, d, p->disk, len, text + first, err);
+		ret = manifest_put(f, d, p->disk, len, text + first, err);
 	if (!ret) {
 		ret = file_pwrite(f, text, p->mf->size, p->mf->off);
 		if (ret)
@@ -351,9 +326,9 @@ static int parts_find(struct file *f, struct tar *t, struct parts **out)
 	const struct tar_member *last = t->n ? t->member + t->n - 1 : NULL;
 	struct parts *p;
 
-	if (t->n < 2 || t->n > 3 || last->size != UNFINISHED || !has_suffix(last->name, ".vmdk") ||
-	    !has_suffix(t->member[0].name, ".ovf") ||
-	    (t->n == 3 && !has_suffix(t->member[1].name, ".mf")))
+	if (t->n < 2 || t->n > 3 || last->size != UNFINISHED || !ova_suffix(last->name, ".vmdk") ||
+	    !ova_suffix(t->member[0].name, ".ovf") ||
+	    (t->n == 3 && !ova_suffix(t->member[1].name, ".mf")))
 		return -EROFS;
 	p = calloc(1, sizeof(*p));
 	if (!p)
@@ -412,7 +387,7 @@ struct plan {
 	struct ovf_machine m;
 	char base[BASE_MAX + 1], ovf[BASE_MAX + 16], mf[BASE_MAX + 16], disk[BASE_MAX + 16];
 	char *text;			/* the envelope */
-	int digest;			/* into digests[]; as many as there are: none */
+	int digest;			/* into ova_digests[]; OVA_NO_DIGEST: none */
 };
 
 static bool is_utf8(const char *text)
@@ -430,7 +405,7 @@ static void plan_names(struct plan *p, const char *path)
 	size_t n = strlen(base);
 	bool utf8 = is_utf8(base) && n <= BASE_MAX;
 
-	n -= has_suffix(base, ".ova") ? 4 : 0;
+	n -= ova_suffix(base, ".ova") ? 4 : 0;
 	n = MIN(n, (size_t)BASE_MAX);
 	for (size_t i = 0; i < n; i++) {
 		unsigned char b = base[i];
@@ -495,7 +470,7 @@ static int plan_make(const struct create *c, struct plan *p, struct tapimg_err *
 
 static size_t plan_manifest(const struct plan *p)
 {
-	if (p->digest == ARRAY_SIZE(digests))
+	if (p->digest == OVA_NO_DIGEST)
 		return 0;
 	return manifest_line(p->digest, p->ovf) + manifest_line(p->digest, p->disk);
 }
@@ -622,4 +597,5 @@ const struct format ova_format = {
 	.create		= ova_create,
 	.measure	= ova_measure,
 	.enter		= ova_enter,
+	.verify		= ova_verify,
 };

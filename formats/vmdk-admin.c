@@ -51,8 +51,8 @@ static int info_facts(struct tapimg *img, struct tapimg_info *out)
 	if (!f)
 		return -ENOMEM;
 	if (d->text) {
-		f[n++] = (struct tapimg_fact){ .key = "cid", .type = TAPIMG_FACT_INT, .num = d->cid };
-		f[n++] = (struct tapimg_fact){ .key = "parent-cid", .type = TAPIMG_FACT_INT,
+		f[n++] = (struct tapimg_fact){ .key = "cid", .type = TAPIMG_FACT_HEX, .num = d->cid };
+		f[n++] = (struct tapimg_fact){ .key = "parent-cid", .type = TAPIMG_FACT_HEX,
 					       .num = d->parent_cid };
 		fact_str(img, f, &n, "create-type", "createType");
 		fact_str(img, f, &n, "adapter-type", "ddb.adapterType");

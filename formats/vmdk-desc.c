@@ -237,6 +237,18 @@ static int extent_file(struct parse *p, const char **at, const struct line *l, s
 	return x->file ? 0 : -ENOMEM;
 }
 
+/* What reads like an extent but for its first word would be missed, and all that follows would shift. */
+static bool like_extent(const struct line *l)
+{
+	const char *at = l->p;
+	struct line t;
+	uint64_t n;
+
+	return token(&at, l->end, &t) && token(&at, l->end, &t) && number(&t, UINT64_MAX, &n) &&
+	       token(&at, l->end, &t) &&
+	       find_word(t.p, t.end, vmdk_type_names, ARRAY_SIZE(vmdk_type_names)) >= 0;
+}
+
 /* @l is an extent line if its first word is an access. 1: it was, 0: it is not. */
 static int parse_extent(struct parse *p, const struct line *l)
 {
@@ -250,7 +262,7 @@ static int parse_extent(struct parse *p, const struct line *l)
 		return 0;
 	i = find_word(t.p, t.end, vmdk_access_names, ARRAY_SIZE(vmdk_access_names));
 	if (i < 0)
-		return 0;
+		return like_extent(l) ? bad(p, "unknown access to an extent", l) : 0;
 	x.access = i;
 	if (!token(&at, l->end, &t) || !number(&t, INT64_MAX / VMDK_SECTOR, &x.sectors))
 		return bad(p, "the number of sectors is wrong", l);

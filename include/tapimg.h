@@ -372,8 +372,11 @@ struct tapimg_bitmap {
 	uint64_t dirty;			/**< bytes marked; UINT64_MAX when inconsistent */
 };
 
-/** A fact particular to the format, e.g. {"refcount-bits", TAPIMG_FACT_INT, 16}. */
-enum tapimg_fact_type { TAPIMG_FACT_STR, TAPIMG_FACT_INT, TAPIMG_FACT_BOOL };
+/**
+ * A fact particular to the format, e.g. {"refcount-bits", TAPIMG_FACT_INT, 16}.
+ * TAPIMG_FACT_HEX: a number that people know by its eight hexadecimal digits.
+ */
+enum tapimg_fact_type { TAPIMG_FACT_STR, TAPIMG_FACT_INT, TAPIMG_FACT_BOOL, TAPIMG_FACT_HEX };
 struct tapimg_fact {
 	const char *key;
 	enum tapimg_fact_type type;
@@ -423,6 +426,15 @@ struct tapimg_check {
 int tapimg_check(struct tapimg *img, unsigned fix, struct tapimg_check *out,
 		 void (*report)(void *arg, char severity, const char *line), void *arg,
 		 struct tapimg_err *err);
+
+/**
+ * Of an image that was found in a container (OVA): whether the container's parts are what its manifest
+ * says, by their digests; this reads all of it.  @report as for tapimg_check(); *@bad: how many are not.
+ * Returns 0, also where there is no container or no manifest, or a negative errno.  tapimg_check() does
+ * it as well.
+ */
+int tapimg_verify(struct tapimg *img, void (*report)(void *arg, char severity, const char *line), void *arg,
+		  uint64_t *bad, struct tapimg_err *err);
 
 struct tapimg_measure {
 	uint64_t required;		/**< file size when converted with these options */

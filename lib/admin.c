@@ -86,6 +86,15 @@ static void report_nobody(void *arg, char severity, const char *line)
 {
 }
 
+int tapimg_verify(struct tapimg *img, void (*report)(void *arg, char severity, const char *line), void *arg,
+		  uint64_t *bad, struct tapimg_err *err)
+{
+	*bad = 0;
+	if (!img->container || !img->container->verify || img->file->append || !img->file->around)
+		return 0;
+	return img->container->verify(img->file->around, report ? report : report_nobody, arg, bad, err);
+}
+
 int tapimg_check(struct tapimg *img, unsigned fix, struct tapimg_check *out,
 		 void (*report)(void *arg, char severity, const char *line), void *arg,
 		 struct tapimg_err *err)
@@ -103,6 +112,12 @@ int tapimg_check(struct tapimg *img, unsigned fix, struct tapimg_check *out,
 		return err_set(err, -EROFS, "%s: is not open for writing, so nothing can be repaired",
 			       img->name);
 	ret = img->fmt->check(img, fix, out, report ? report : report_nobody, arg, &e);
+	if (!ret) {
+		uint64_t bad;
+
+		ret = tapimg_verify(img, report, arg, &bad, &e);
+		out->corruptions += bad;
+	}
 	return admin_end(img, ret, &e, err);
 }
 

@@ -35,7 +35,7 @@
 	X(EVP_aes_128_cbc) X(EVP_aes_192_cbc) X(EVP_aes_256_cbc) \
 	X(EVP_aes_128_xts) X(EVP_aes_256_xts) \
 	X(EVP_MD_CTX_new) X(EVP_MD_CTX_free) X(EVP_DigestInit_ex) X(EVP_DigestUpdate) \
-	X(EVP_DigestFinal_ex) X(EVP_md5) X(EVP_sha1) X(EVP_sha256)
+	X(EVP_DigestFinal_ex) X(EVP_md5) X(EVP_sha1) X(EVP_sha256) X(EVP_sha512)
 
 struct libcrypto {
 #define X(name) __typeof__(name) *name;
@@ -249,7 +249,8 @@ int crypt_digest_new(enum crypt_hash hash, struct crypt_digest **out, struct tap
 	ret = libcrypto_load(&d->l, err);
 	if (!ret) {
 		const EVP_MD *md = hash == CRYPT_MD5 ? d->l.EVP_md5() :
-				   hash == CRYPT_SHA1 ? d->l.EVP_sha1() : d->l.EVP_sha256();
+				   hash == CRYPT_SHA1 ? d->l.EVP_sha1() :
+				   hash == CRYPT_SHA256 ? d->l.EVP_sha256() : d->l.EVP_sha512();
 
 		d->ctx = d->l.EVP_MD_CTX_new();
 		if (!d->ctx || !d->l.EVP_DigestInit_ex(d->ctx, md, NULL))
@@ -267,7 +268,7 @@ int crypt_digest_add(struct crypt_digest *d, const void *data, size_t len)
 	return d->l.EVP_DigestUpdate(d->ctx, data, len) ? 0 : -EIO;
 }
 
-int crypt_digest_end(struct crypt_digest *d, uint8_t out[CRYPT_DIGEST_MAX])
+int crypt_digest_end(struct crypt_digest *d, uint8_t *out)
 {
 	unsigned len = 0;
 	int ret = d->l.EVP_DigestFinal_ex(d->ctx, out, &len) ? (int)len : -EIO;
@@ -276,7 +277,7 @@ int crypt_digest_end(struct crypt_digest *d, uint8_t out[CRYPT_DIGEST_MAX])
 	return ret;
 }
 
-int crypt_digest(enum crypt_hash hash, const void *data, size_t len, uint8_t out[CRYPT_DIGEST_MAX],
+int crypt_digest(enum crypt_hash hash, const void *data, size_t len, uint8_t *out,
 		 struct tapimg_err *err)
 {
 	struct crypt_digest *d;

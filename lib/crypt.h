@@ -47,17 +47,17 @@ void crypt_wipe(void *p, size_t len);
 
 /* ------------------------------------------------------------------- digests */
 
-enum crypt_hash { CRYPT_MD5, CRYPT_SHA1, CRYPT_SHA256 };
-#define CRYPT_DIGEST_MAX 32	/* 16, 20 and 32 bytes are used */
+enum crypt_hash { CRYPT_MD5, CRYPT_SHA1, CRYPT_SHA256, CRYPT_SHA512 };
+#define CRYPT_DIGEST_MAX 64	/* 16, 20, 32 and 64 bytes are used */
 
 struct crypt_digest;
 
 int crypt_digest_new(enum crypt_hash hash, struct crypt_digest **out, struct tapimg_err *err);
 int crypt_digest_add(struct crypt_digest *d, const void *data, size_t len);
-/* The digest in @out and its length as return value, or a negative errno; @d is gone. */
-int crypt_digest_end(struct crypt_digest *d, uint8_t out[CRYPT_DIGEST_MAX]);
+/* The digest in @out (as many bytes as it has) and its length as return value, or a negative errno; @d is gone. */
+int crypt_digest_end(struct crypt_digest *d, uint8_t *out);
 /* The same for bytes in memory. */
-int crypt_digest(enum crypt_hash hash, const void *data, size_t len, uint8_t out[CRYPT_DIGEST_MAX],
+int crypt_digest(enum crypt_hash hash, const void *data, size_t len, uint8_t *out,
 		 struct tapimg_err *err);
 
 #endif

@@ -27,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -669,6 +670,8 @@ static int posix_open_fd(struct posix *p, const char *name, unsigned flags, stru
 	if (p->fd >= 0)
 		return 0;
 	ret = -errno;
+	if (ret == -EMFILE)
+		return err_set(err, ret, "%s: this process may have no more files open (ulimit -n)", name);
 	if (ret == -EINVAL && (flags & FILE_DIRECT))
 		return err_set(err, ret, "%s: the file system does not support O_DIRECT", name);
 	return err_errno(err, ret, "%s", name);
@@ -707,4 +710,14 @@ int file_open_posix(struct tapimg_loop *loop, const char *name, unsigned flags, 
 	fcntl(p->fd, F_SETFL, fcntl(p->fd, F_GETFL) & ~O_NONBLOCK);
 	*out = f;
 	return 0;
+}
+
+void file_raise_limit(void)
+{
+	struct rlimit l;
+
+	if (!getrlimit(RLIMIT_NOFILE, &l) && l.rlim_cur < l.rlim_max) {
+		l.rlim_cur = l.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &l);
+	}
 }

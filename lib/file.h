@@ -185,6 +185,8 @@ int file_pwrite(struct file *f, const void *buf, uint64_t len, uint64_t off);
 int file_zero(struct file *f, uint64_t off, uint64_t len, unsigned flags);
 int file_discard(struct file *f, uint64_t off, uint64_t len);
 int file_flush(struct file *f);
+/* For programs, at their start: as many open files as the system lets them have.  A disk may have thousands. */
+void file_raise_limit(void);
 int file_truncate(struct file *f, uint64_t size);	/* sets size and logical_end */
 int file_prealloc(struct file *f, uint64_t off, uint64_t len);	/* -ENOTSUP: write zeroes instead */
 int file_status(struct file *f, uint64_t off, uint64_t *len, bool *data);

@@ -109,6 +109,12 @@ struct format {
 	 */
 	int (*enter)(struct file *file, const struct tapimg_open_opts *o, struct file **inner,
 		     const struct format **format, struct tapimg_err *err);
+	/*
+	 * Containers: compares what @file says of its parts with them; each that differs is reported ('E') and
+	 * counted in *bad.
+	 */
+	int (*verify)(struct file *file, void (*report)(void *arg, char severity, const char *line), void *arg,
+		      uint64_t *bad, struct tapimg_err *err);
 	int (*close)(struct tapimg *img, struct tapimg_err *err);	/* frees; idle and settled unless failed */
 	int (*info)(struct tapimg *img, struct tapimg_info *out, struct tapimg_err *err);
 	int (*check)(struct tapimg *img, unsigned fix, struct tapimg_check *out,

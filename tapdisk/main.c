@@ -18,6 +18,7 @@
 #include "checked.h"
 #include "control.h"
 #include "err.h"
+#include "file.h"
 #include "log.h"
 #include "metrics.h"
 
@@ -469,6 +470,7 @@ int main(int argc, char **argv)
 	struct args a = { .level = LOG_LVL_INFO };
 	int status;
 
+	file_raise_limit();
 	status = parse(&a, argc, argv);
 	if (status < 0) {
 		log_setup("tapdisk", a.syslog, a.level);

@@ -70,6 +70,38 @@ for kind in gnu ustar pax v7; do
 done
 exits "no such disk" 1 "no disk '3'" tapimg info --image-opts driver=ova,disk=3,file.filename=m.ova
 
+# --- the manifest
+works "its digests are verified" tapimg check c.ova
+cp c.ova changed.ova
+python3 - <<'PY'
+data = bytearray(open('changed.ova', 'rb').read())
+at = data.index(b'KDMV')		# the stream begins; a byte of its descriptor's padding
+data[at + 10000] ^= 1
+open('changed.ova', 'wb').write(data)
+PY
+exits "a part that has changed" 2 "'c-disk1.vmdk' is not what the manifest says: its SHA1 is [0-9a-f]{40}, not [0-9a-f]{40}" \
+	tapimg check changed.ova
+exits "convert warns of it" 0 "'c-disk1.vmdk' is not what the manifest says" tapimg convert -O raw changed.ova b.raw
+works "and goes on" cmp a.raw b.raw
+mkdir -p man
+tar -C man -xf c.ova
+digest() { # name of the digest, program: an archive with such a manifest
+	(cd man && { printf '%s (c.ovf) = %s\r\n' "$1" "$($2 <c.ovf | cut -d' ' -f1 | tr a-f A-F)"
+		printf '%s(c-disk1.vmdk)=%s\n\n' "$1" "$($2 <c-disk1.vmdk | cut -d' ' -f1)"; } >c.mf &&
+		tar -cf ../man.ova c.ovf c.mf c-disk1.vmdk)
+	tapimg check man.ova 2>&1
+}
+for h in SHA1 sha256 SHA512; do
+	out=$(digest "$h" "${h,,}sum")
+	is "a manifest of $h" $? 0
+	like "which says nothing" "$out" "No errors were found"
+done
+like "of a digest nobody knows" "$(digest MD6 sha1sum)" "'MD6' are not known here, so 'c.ovf' is not verified"
+(cd man && echo 'SHA1(gone.vmdk)= 00' >c.mf && echo 'lost' >>c.mf && tar -cf ../man.ova c.ovf c.mf c-disk1.vmdk)
+exits "of a part that is not there, and no digest" 2 "names 'gone.vmdk', which is not in the archive
+line 2 of its manifest 'c.mf' is not a digest" tapimg check man.ova
+rm -rf man
+
 # --- cut off
 size=$(stat -c %s c.ova)
 head -c $((size / 2)) c.ova >cut.ova
