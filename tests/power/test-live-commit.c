@@ -321,18 +321,26 @@ static void look_at_job(struct live *l)
 
 static void below_flushed(struct tapimg_req *req)
 {
-	container_of(req, struct live, below)->flushing = false;
+	struct live *l = container_of(req, struct live, below);
+
+	l->flushing = false;
+	disk_unhold(l->v.disk);
 }
 
 /* What a dirty limit or the cache's timer may do at any time: then space that was freed is released (J4). */
 static void flush_below(struct live *l)
 {
-	struct tapimg *img = disk_image(l->v.disk);
+	struct tapimg *img;
 
+	if (l->flushing || !disk_hold(l->v.disk))	/* it may be closing */
+		return;
+	img = disk_image(l->v.disk);
 	while (img && img->backing && (img->backing->flags & TAPIMG_RDWR))
 		img = img->backing;
-	if (!img || img == disk_image(l->v.disk) || l->flushing)
+	if (!img || img == disk_image(l->v.disk)) {
+		disk_unhold(l->v.disk);
 		return;
+	}
 	l->flushing = true;
 	l->below = (struct tapimg_req){ .op = TAPIMG_FLUSH, .done = below_flushed };
 	tapimg_submit(img, &l->below);
