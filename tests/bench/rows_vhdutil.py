@@ -26,7 +26,8 @@ def coalesce(b, name, wanted):
     base, child = b.mem + '/base.vhd', b.mem + '/child.vhd'
     b.run(ours(b), 'create', '-n', base, '-s', 2048)
     b.run(ours(b), 'snapshot', '-n', child, '-p', base, '-e')
-    b.run(b.tapimg, 'bench', '-w', '-f', 'vhd', '-c', n, '-s', 4096, '-S', 131072, child)
+    b.run(b.tapimg, 'bench', '-w', '-f', 'vhd', '-c', n, '-s', 4096, '-S', 131072, '--pattern', 90,
+          child)
     shutil.copyfile(base, base + '.empty')
 
     def before(who):
