@@ -160,7 +160,7 @@ static int check(struct cli *c, const char *name, const struct args *a, struct t
 		cli_error(c, "%s: Check failed: %s", name, cli_why(name, &err, ret));
 		return 1;
 	}
-	if (a->common.json)
+	if (a->common.json && !a->common.quiet)
 		ret = print_json(c, name, tapimg_format(img), &res, r->list);
 	else if (!a->common.quiet)
 		print_human(&res);

@@ -30,7 +30,7 @@ static void print_version(const struct cli *c)
 		printf("qemu-img version %s (tapimg %s)\n", QEMU_IMG_VERSION, tapimg_version());
 	else
 		printf("tapimg version %s\n", tapimg_version());
-	printf("Formats:");
+	printf("Supported formats:");
 	for (const char *const *f = tapimg_formats(); *f; f++)
 		printf(" %s", *f);
 	putchar('\n');

@@ -3,7 +3,7 @@
  * qcow2-amend.c - options of an existing image changed
  *
  * What is asked for is judged as a whole before anything is changed.  Then, in this order, each step
- * complete and durable before the next: upgrade to version 3; width of refcounts; backing file, data
+ * complete and durable before the next: upgrade to version 3; width of refcounts; data
  * file and lazy refcounts (one change of the header); size; downgrade to version 2.
  *
  * Width: the counts are built anew behind the end of the file, and one write of the first sector
@@ -133,8 +133,11 @@ static int judge(struct tapimg *img, const struct wishes *w, struct tapimg_err *
 			       img->name);
 	if (w->data_file && strlen(w->data_file) > QCOW2_MAX_NAME)
 		return err_set(err, -EINVAL, "%s: the name of the data file is too long", img->name);
-	if (w->backing_fmt && !(w->backing ? *w->backing : !!img->backing_name))
-		return err_set(err, -EINVAL, "%s: backing_fmt without a backing file", img->name);
+	/* what the disk holds stays the same: another backing file is for rebase, which looks at both */
+	if ((w->backing && strcmp(w->backing, img->backing_name ? img->backing_name : "") != 0) ||
+	    (w->backing_fmt && strcmp(w->backing_fmt, img->backing_fmt ? img->backing_fmt : "") != 0))
+		return err_set(err, -EINVAL, "%s: Cannot amend the backing file; rebase does that",
+			       img->name);
 	if (w->resize && !is_aligned(w->size, 512))
 		return err_set(err, -EINVAL, "%s: the size must be a multiple of 512, %llu is not",
 			       img->name, (unsigned long long)w->size);
@@ -282,26 +285,6 @@ static int edit_header(struct tapimg *img, const struct wishes *w, struct tapimg
 		free(qcow2_of(img)->data_name);
 		qcow2_of(img)->data_name = *w->data_file ? strdup(w->data_file) : NULL;
 	}
-	return ret;
-}
-
-static int edit_backing(struct tapimg *img, const struct wishes *w, struct tapimg_err *err)
-{
-	const char *name = w->backing ? w->backing : img->backing_name;
-	const char *format = w->backing_fmt ? w->backing_fmt : img->backing_fmt;
-	char *keep_name, *keep_fmt;
-	int ret;
-
-	if (!name || !*name)
-		return qcow2_set_backing(img, NULL, NULL, err);
-	keep_name = strdup(name);	/* they may be the image's own */
-	keep_fmt = format && *format ? strdup(format) : NULL;
-	if (!keep_name)
-		ret = err_errno(err, -ENOMEM, "%s", img->name);
-	else
-		ret = qcow2_set_backing(img, keep_name, keep_fmt, err);
-	free(keep_name);
-	free(keep_fmt);
 	return ret;
 }
 
@@ -495,8 +478,6 @@ int qcow2_amend(struct tapimg *img, const struct tapimg_opt *opts, unsigned nopt
 		ret = upgrade(img, err);
 	if (!ret && w.order >= 0)
 		ret = set_width(img, w.order, err);
-	if (!ret && (w.backing || w.backing_fmt))
-		ret = edit_backing(img, &w, err);
 	if (!ret && (w.data_file || w.raw_off || (w.lazy >= 0 && qcow2_of(img)->v3)))
 		ret = edit_header(img, &w, err);
 	if (!ret && w.resize && w.size != img->size)

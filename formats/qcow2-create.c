@@ -12,8 +12,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "name.h"
+#include "open.h"
 #include "opt.h"
 #include "qcow2.h"
+#include "target.h"
 
 #define CHUNK (1 * MiB)		/* written at a time */
 
@@ -429,32 +432,85 @@ static int data_file_size(struct params *p, struct file *f, const char *path,
 	return ret ? err_errno(err, ret, "%s: space in the data file '%s'", p->c->name, path) : 0;
 }
 
+/* Whether two paths are one, though nothing may be there yet: a name in one folder. */
+static bool same_place(const char *a, const char *b)
+{
+	const char *as = strrchr(a, '/'), *bs = strrchr(b, '/');
+	char *ad = as ? strndup(a, as + 1 - a) : strdup("."), *bd = bs ? strndup(b, bs + 1 - b) : strdup(".");
+	struct file_id ai = file_id_path(ad ? ad : a), bi = file_id_path(bd ? bd : b);
+	bool same = !strcmp(as ? as + 1 : a, bs ? bs + 1 : b) && ad && bd &&
+		    file_id_same(&ai, ad, &bi, bd);
+
+	free(ad);
+	free(bd);
+	return same;
+}
+
+/* Neither the image itself nor what is below it can hold its data. */
+static int data_file_judge(struct params *p, const char *path, struct tapimg_err *err)
+{
+	const struct create *c = p->c;
+	struct file_id data = file_id_path(path), old = file_id_path(c->name);
+	struct tapimg *below = c->backing_img;
+
+	if (file_id_same(&data, path, &old, c->name) || same_place(path, c->name))
+		return err_set(err, -EINVAL, "%s: an image cannot be its own data file", c->name);
+	if (below && chain_find_file(below, &data, path))
+		return err_set(err, -EINVAL, "%s: the data file '%s' is in its backing chain", c->name,
+			       path);
+	return 0;
+}
+
+/* Opens @path, or what will be it; *@made, malloc'd, is the name of that, and *@fresh whether it is new. */
+static int data_file_open(struct params *p, const char *path, char **made, bool *fresh,
+			  struct file **f, struct tapimg_err *err)
+{
+	const struct create *c = p->c;
+	int existed = file_exists(c->loop, path), ret;
+
+	if (existed < 0 || (existed && c->exclusive))
+		return err_errno(err, existed < 0 ? existed : -EEXIST, "%s: data file '%s'", c->name, path);
+	if (existed) {			/* nobody may be using it */
+		ret = file_open(c->loop, path, FILE_RDWR, f, err);
+		if (ret)
+			return err_prefix(err, ret, "%s: data file", c->name);
+		if (target_keeps_file(c->loop, path)) {
+			*made = strdup(path);
+			return *made ? 0 : -ENOMEM;
+		}
+		file_close(*f);
+		*f = NULL;
+	}
+	*made = target_companion(c->loop, c->file->name, path);
+	if (!*made)
+		return err_errno(err, -ENOMEM, "%s", c->name);
+	*fresh = !existed || strcmp(*made, path) != 0;
+	ret = file_open(c->loop, *made, FILE_RDWR | FILE_CREATE, f, err);
+	return ret ? err_prefix(err, ret, "%s: data file", c->name) : 0;
+}
+
 static int data_file_create(struct params *p, struct tapimg_err *err)
 {
 	const struct create *c = p->c;
-	char *path = name_resolve(c->name, p->data_file);
-	struct file *f;
-	bool existed;
+	char *path = name_resolve(c->name, p->data_file), *made = NULL;
+	struct file *f = NULL;
+	bool fresh = false;
 	int ret;
 
-	if (!path)
-		return err_errno(err, -ENOMEM, "%s", c->name);
-	if (!strcmp(path, c->name)) {
-		ret = err_set(err, -EINVAL, "%s: an image cannot be its own data file", c->name);
-		goto out;
-	}
-	existed = file_exists(c->loop, path);
-	ret = file_open(c->loop, path, FILE_RDWR | FILE_CREATE | (c->exclusive ? FILE_EXCL : 0), &f,
-			err);
+	ret = path ? target_follow_links(&path) : -ENOMEM;
 	if (ret) {
-		err_prefix(err, ret, "%s: data file", c->name);
-		goto out;
+		free(path);
+		return err_errno(err, ret, "%s: data file '%s'", c->name, p->data_file);
 	}
-	ret = data_file_size(p, f, path, err);
+	ret = data_file_judge(p, path, err);
+	if (!ret)
+		ret = data_file_open(p, path, &made, &fresh, &f, err);
+	if (!ret)
+		ret = data_file_size(p, f, path, err);
 	file_close(f);
-	if (ret && !existed)
-		file_remove(c->loop, path);
-out:
+	if (ret && fresh)
+		file_remove(c->loop, made);
+	free(made);
 	free(path);
 	return ret;
 }

@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "qcow2.h"
+#include "target.h"
 
 #define BLOCK_MAX 4096		/* of the metadata cache */
 
@@ -191,6 +192,22 @@ static int set_names(struct tapimg *img, struct tapimg_err *err)
 	return 0;
 }
 
+/* *@path: where the data file is while the image itself is being made. */
+static int data_file_made(struct tapimg *img, char **path, struct tapimg_err *err)
+{
+	char *made;
+	int ret = target_follow_links(path);
+
+	if (ret)
+		return err_errno(err, ret, "%s: data file '%s'", img->name, *path);
+	made = target_companion_found(img->loop, img->path, *path);
+	if (!made)
+		return err_errno(err, -ENOMEM, "%s", img->name);
+	free(*path);
+	*path = made;
+	return 0;
+}
+
 static int data_file_open(struct tapimg *img, const struct tapimg_open_opts *o,
 			  struct tapimg_err *err)
 {
@@ -209,8 +226,11 @@ static int data_file_open(struct tapimg *img, const struct tapimg_open_opts *o,
 	path = o->data_file ? strdup(o->data_file) : name_resolve(img->path, q->data_name);
 	if (!path)
 		return err_errno(err, -ENOMEM, "%s", img->name);
-	if (!o->data_file)
+	if (!o->data_file) {
 		ret = image_gate(&img->opts, TAPIMG_ROLE_DATA, img->path, path, err);
+		if (!ret && target_unfinished(img->path))
+			ret = data_file_made(img, &path, err);
+	}
 	if (!ret) {
 		ret = file_open(img->loop, path, image_file_flags(img->flags), &q->data_file, err);
 		if (ret)

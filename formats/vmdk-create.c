@@ -572,7 +572,7 @@ static int extent_create(struct vmdk_params *p, const char *name, uint64_t len, 
 	int ret;
 
 	if (path)
-		made = target_companion(c->file->name, path);
+		made = target_companion(c->loop, c->file->name, path);
 	if (!made) {
 		free(path);
 		return err_errno(err, -ENOMEM, "%s", c->name);
@@ -618,7 +618,7 @@ static void extents_remove(struct vmdk_params *p, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++) {
 		char *name = extent_name(p, i), *path = name ? name_resolve(p->c->name, name) : NULL;
-		char *made = path ? target_companion(p->c->file->name, path) : NULL;
+		char *made = path ? target_companion(p->c->loop, p->c->file->name, path) : NULL;
 
 		if (made)
 			file_remove(p->c->loop, made);

@@ -332,7 +332,8 @@ bool tapimg_path_inside(const char *referrer, const char *path);
  *	tapimg_target_commit(t, err), or tapimg_target_abort(t)
  *
  * A regular file (or none yet) gets a temporary name beside it; its mode and owner are kept.  What
- * cannot be replaced (block devices, pipes, mounts, /dev/fd/N, names of providers) is written in place:
+ * cannot be replaced (block devices, pipes, mounts, /dev/fd/N, names of providers, a
+ * file in a folder where no other can be made) is written in place:
  * then the path is the name itself.  A file that is in use is refused with -EBUSY, and stays
  * locked until the end.
  */

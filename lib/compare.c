@@ -53,7 +53,7 @@ static int look(struct comparer *c, unsigned i, uint64_t off)
 
 static bool allocation_differs(const struct comparer *c)
 {
-	const unsigned which = TAPIMG_ST_DATA | TAPIMG_ST_ZERO;
+	const unsigned which = TAPIMG_ST_DATA | TAPIMG_ST_ZERO | TAPIMG_ST_ALLOCATED;
 
 	return (c->st[0].flags & which) != (c->st[1].flags & which);
 }

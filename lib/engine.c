@@ -340,11 +340,16 @@ void piece_done(struct piece *p, int ret)
 }
 
 /* What can be said about a request before anything is looked up. */
+#define REQ_FLAGS (TAPIMG_REQ_FUA | TAPIMG_REQ_MAY_UNMAP | TAPIMG_REQ_NO_FALLBACK | \
+		   TAPIMG_REQ_REGISTERED | REQ_EXPLICIT | REQ_REMAPPED)
+
 static int req_check(const struct tapimg *img, const struct tapimg_req *req)
 {
 	uint64_t sum = 0;
 	int i;
 
+	if ((unsigned)req->op > TAPIMG_WRITE_COMPRESSED || req->flags & ~REQ_FLAGS)
+		return -EINVAL;
 	if (req->op == TAPIMG_FLUSH)
 		return 0;
 	if (!checked_range(req->off, req->len, img->size))

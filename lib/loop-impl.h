@@ -53,6 +53,7 @@ struct tapimg_loop {
 	struct list *park;
 	struct list providers;
 	struct list idlers;
+	struct list companions;		/* of targets that are being made: target.c */
 	uint64_t spin, spin_max;	/* ns */
 	unsigned spin_misses, spin_rest;	/* sleeps to let go by after a miss, and still */
 	struct loop_watches watch;

@@ -26,6 +26,7 @@
 
 #include "checked.h"
 #include "loop-impl.h"
+#include "target.h"
 
 #define LOOP_FAIR 4096		/* tasks run in one turn before the ring is looked at again */
 
@@ -438,6 +439,7 @@ int tapimg_loop_new(unsigned threads, struct tapimg_loop **out, struct tapimg_er
 	list_init(&loop->timers);
 	list_init(&loop->providers);
 	list_init(&loop->idlers);
+	list_init(&loop->companions);
 	aio_init(&loop->aio);
 	loop->epfd = loop->timerfd = loop->watch.epfd = -1;
 	loop->wakefd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -457,6 +459,7 @@ void tapimg_loop_free(struct tapimg_loop *loop)
 		return;
 	pool_exit(loop);
 	work_slots_free();
+	target_forget(loop, NULL);
 	aio_stop(&loop->aio);
 	watch_stop(loop);
 	if (loop->epfd >= 0) {

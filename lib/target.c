@@ -14,7 +14,6 @@
  * Left out: extended attributes and further hard links of the old file; they stay with the old
  * contents.
  */
-#include <dirent.h>
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
@@ -30,6 +29,7 @@
 #include "checked.h"
 #include "err.h"
 #include "file.h"
+#include "loop-impl.h"
 #include "name.h"
 #include "target.h"
 
@@ -67,6 +67,8 @@ bool tapimg_target_in_place(const struct tapimg_target *t)
 
 static void target_free(struct tapimg_target *t)
 {
+	if (t->path)
+		target_forget(t->loop, t->path);
 	file_close(t->lock);
 	free(t->name);
 	free(t->path);
@@ -80,8 +82,8 @@ static bool is_descriptor(const char *path)
 	       !strncmp(path, "/proc/", 6);
 }
 
-/* *@path: follows symbolic links, also one that leads to nothing yet.  T3. */
-static int follow_links(char **path)
+/* T3 */
+int target_follow_links(char **path)
 {
 	for (int i = 0; i < LINKS_MAX; i++) {
 		char to[PATH_MAX], *next;
@@ -184,9 +186,18 @@ static bool is_mount(const char *path)
 	       stx.stx_attributes & STATX_ATTR_MOUNT_ROOT;
 }
 
+bool target_keeps_file(struct tapimg_loop *loop, const char *path)
+{
+	struct stat st;
+
+	if (file_provided(loop, path) || is_descriptor(path))
+		return true;
+	return !stat(path, &st) && (!S_ISREG(st.st_mode) || is_mount(path));
+}
+
 static int begin_path(struct tapimg_target *t, struct tapimg_err *err)
 {
-	int ret = is_descriptor(t->name) ? 0 : follow_links(&t->name);
+	int ret = is_descriptor(t->name) ? 0 : target_follow_links(&t->name);
 
 	if (ret)
 		return err_errno(err, ret, "%s", t->name);
@@ -198,8 +209,7 @@ static int begin_path(struct tapimg_target *t, struct tapimg_err *err)
 		return err_errno(err, -EEXIST, "%s", t->name);
 	if (t->existed && S_ISDIR(t->old.st_mode))
 		return err_errno(err, -EISDIR, "%s", t->name);
-	if (t->flags & TAPIMG_TARGET_IN_PLACE || is_descriptor(t->name) ||
-	    (t->existed && (!S_ISREG(t->old.st_mode) || is_mount(t->name)))) {
+	if (t->flags & TAPIMG_TARGET_IN_PLACE || target_keeps_file(t->loop, t->name)) {
 		t->in_place = true;
 		return 0;
 	}
@@ -208,7 +218,15 @@ static int begin_path(struct tapimg_target *t, struct tapimg_err *err)
 		if (ret)
 			return ret;
 	}
-	return make_temporary(t, err);
+	ret = make_temporary(t, err);
+	/* in a folder where no file can be made, as volumes are handed out: what may be written is */
+	if (t->existed && !t->path && (ret == -EACCES || ret == -EPERM || ret == -EROFS)) {
+		file_close(t->lock);
+		t->lock = NULL;
+		t->in_place = true;
+		ret = 0;
+	}
+	return ret;
 }
 
 /* A provider that can rename serves like a file system; in others things are made in place. */
@@ -312,21 +330,84 @@ bool target_unfinished(const char *path)
 	return base_of(path)[0] == '.' && mark_of(path);
 }
 
-char *target_companion(const char *path, const char *companion)
+/* One file that belongs to a target. */
+struct companion {
+	struct list node;	/* in the loop's */
+	char *from, *to;	/* malloc'd */
+};
+
+static void companion_free(struct companion *c)
+{
+	list_del(&c->node);
+	free(c->from);
+	free(c->to);
+	free(c);
+}
+
+static bool companion_of(const struct companion *c, const char *path)
+{
+	const char *mark = mark_of(path), *its = mark_of(c->from);
+
+	return mark && its && !strcmp(mark, its);
+}
+
+static struct companion *companion_next(struct tapimg_loop *loop, struct list *n, const char *path)
+{
+	for (; n != &loop->companions; n = n->next) {
+		struct companion *c = list_entry(n, struct companion, node);
+
+		if (!path || companion_of(c, path))
+			return c;
+	}
+	return NULL;
+}
+
+void target_forget(struct tapimg_loop *loop, const char *path)
+{
+	struct companion *c;
+
+	while ((c = companion_next(loop, loop->companions.next, path)))
+		companion_free(c);
+}
+
+static bool companion_note(struct tapimg_loop *loop, const char *from, const char *to)
+{
+	struct companion *c;
+
+	for (struct list *n = loop->companions.next; n != &loop->companions; n = n->next)
+		if (!strcmp(list_entry(n, struct companion, node)->from, from))
+			return true;
+	c = calloc(1, sizeof(*c));
+	if (!c)
+		return false;
+	list_append(&loop->companions, &c->node);
+	c->from = strdup(from);
+	c->to = strdup(to);
+	if (c->from && c->to)
+		return true;
+	companion_free(c);
+	return false;
+}
+
+char *target_companion(struct tapimg_loop *loop, const char *path, const char *companion)
 {
 	const char *base = base_of(companion);
 	char *out;
 
 	if (!target_unfinished(path))
 		return strdup(companion);
-	if (asprintf(&out, "%.*s.%s%s", (int)(base - companion), companion, base, mark_of(path)) < 0)
+	if (asprintf(&out, "%.*s.%.200s%s", (int)(base - companion), companion, base, mark_of(path)) < 0)
 		return NULL;
+	if (!companion_note(loop, out, companion)) {
+		free(out);
+		return NULL;
+	}
 	return out;
 }
 
 char *target_companion_found(struct tapimg_loop *loop, const char *path, const char *companion)
 {
-	char *made = target_companion(path, companion);
+	char *made = target_companion(loop, path, companion);
 
 	if (!made || file_exists(loop, made) > 0)
 		return made;
@@ -334,40 +415,19 @@ char *target_companion_found(struct tapimg_loop *loop, const char *path, const c
 	return strdup(companion);
 }
 
-/* Calls @fn with the names, temporary and final, of each companion of @t, and of no other file. */
+/* Calls @fn with the names, temporary and final, of each companion of @t that has been made. */
 static int each_companion(const struct tapimg_target *t,
 			  int (*fn)(const struct tapimg_target *t, const char *from, const char *to))
 {
-	const char *own = base_of(t->path), *mark = mark_of(t->path);
-	size_t dir_len = own - t->path;
-	struct dirent *e;
+	struct companion *c;
 	int ret = 0;
-	DIR *d;
-	char *dir;
 
-	if (t->provided || t->in_place || !mark)
+	if (t->provided || t->in_place || !t->path)
 		return 0;
-	dir = dir_len ? strndup(t->path, dir_len) : strdup(".");
-	d = dir ? opendir(dir) : NULL;
-	free(dir);
-	if (!d)
-		return 0;	/* who may not look there has not made any either */
-	while (!ret && (e = readdir(d))) {
-		const char *end = mark_of(e->d_name);
-		char *from, *to;
-
-		if (e->d_name[0] != '.' || !end || strcmp(end, mark) != 0 || !strcmp(e->d_name, own))
-			continue;
-		if (asprintf(&from, "%.*s%s", (int)dir_len, t->path, e->d_name) < 0)
-			from = NULL;
-		if (asprintf(&to, "%.*s%.*s", (int)dir_len, t->path, (int)(end - e->d_name - 1),
-			     e->d_name + 1) < 0)
-			to = NULL;
-		ret = from && to ? fn(t, from, to) : -ENOMEM;
-		free(from);
-		free(to);
-	}
-	closedir(d);
+	for (struct list *n = t->loop->companions.next; !ret && (c = companion_next(t->loop, n, t->path));
+	     n = c->node.next)
+		if (!access(c->from, F_OK))
+			ret = fn(t, c->from, c->to);
 	return ret;
 }
 
@@ -413,11 +473,21 @@ static int companion_sync(const struct tapimg_target *t, const char *from, const
 	return sync_path(from, 0);
 }
 
+/* One that takes the place of another keeps its owner and mode, as the target itself does. */
 static int companion_rename(const struct tapimg_target *t, const char *from, const char *to)
 {
+	struct stat old;
+
+	if (!stat(to, &old) && (old.st_uid != geteuid() || old.st_gid != getegid()) &&
+	    chown(from, old.st_uid, old.st_gid))
+		return -errno;
+	if (!stat(to, &old) && chmod(from, old.st_mode & 07777))
+		return -errno;
 	if (t->flags & TAPIMG_TARGET_EXCLUSIVE)
-		return rename_new(from, to);
-	return rename(from, to) ? -errno : 0;
+		return rename_new(from, to);	/* in a folder that is synced with the image */
+	if (rename(from, to))
+		return -errno;
+	return sync_directory(to);
 }
 
 static int companion_remove(const struct tapimg_target *t, const char *from, const char *to)

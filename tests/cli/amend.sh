@@ -42,6 +42,12 @@ works "the size" qemu-img compare twin-t/a.qcow2 twin-q/a.qcow2
 cp start/a.qcow2 x.qcow2
 cp start/v2.qcow2 v2.qcow2
 cp start/base.raw r.raw
+qemu-img create -q -f raw under.raw 1M
+qemu-img create -q -f qcow2 -b under.raw -F raw over.qcow2
+qemu-img create -q -f qcow2 other.qcow2 1M
+refuses "another backing file" over.qcow2 'Cannot amend the backing file' \
+	tapimg amend -o backing_file=other.qcow2,backing_fmt=qcow2 over.qcow2
+exits "another backing file: the peer" 1 'backing file' qemu-img amend -o backing_file=other.qcow2,backing_fmt=qcow2 over.qcow2
 refuses "no options" x.qcow2 '-o' tapimg amend x.qcow2
 refuses "an unknown option" x.qcow2 "'foo'" tapimg amend -o foo=1 x.qcow2
 refuses "one that cannot be changed" x.qcow2 "'cluster_size' can only be given when .* created" tapimg amend -o cluster_size=4k x.qcow2

@@ -20,6 +20,7 @@ for f in a.qcow2 b.qcow2 p.qcow2 c.qcow2; do
 	both "$f"
 done
 is "-q prints nothing" "$(tapimg check -q a.qcow2)" ""
+is "-q prints nothing, JSON neither" "$(tapimg check -q --output=json a.qcow2)" ""
 exits "raw has no check" 63 'does not support checks' tapimg check r.raw
 exits "nor in JSON" 63 'does not support checks' tapimg check --output=json r.raw
 

@@ -44,6 +44,11 @@ for other in allocated.raw:8388608 late.raw:10481664; do
 1"
 	exits "strict: allocation of ${other%:*}, the peer" 1 '' qemu-img compare -s -f raw -F raw a.raw "${other%:*}"
 done
+# a hole of a raw file is the disk's own, an unallocated cluster is nobody's
+truncate -s 1M hole.raw
+qemu-img create -q -f qcow2 hole.qcow2 1M
+same "strict: a hole and nothing" compare -s -f raw -F qcow2 hole.raw hole.qcow2
+same "a hole and nothing" compare -f raw -F qcow2 hole.raw hole.qcow2
 is "json" "$(tapimg compare --output=json -f raw -F raw a.raw b.raw | json_normal)" "$(json_normal <<'JSON'
 { "identical": false, "same-size": true, "virtual-size-a": 10485760, "virtual-size-b": 10485760,
   "difference": "content", "offset": 5000 }

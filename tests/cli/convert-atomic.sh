@@ -63,6 +63,41 @@ refuses "in place" a.raw "'a.raw' is both" tapimg convert -n -f raw -O raw a.raw
 refuses "onto a layer" a.raw "'a.raw' is a layer of the source 'top.qcow2'" tapimg convert -O raw top.qcow2 a.raw
 rm link.raw
 
+# a data file is a part of the target: it comes, stays or goes with it
+refuses "a data file that was not there" none 'bad.qcow2' \
+	tapimg convert -O qcow2 -o data_file=data.raw bad.qcow2 split.qcow2
+tapimg convert -f raw -O qcow2 -o data_file=data.raw a.raw split.qcow2
+refuses "a data file with a disk" data.raw 'bad.qcow2' \
+	tapimg convert -O qcow2 -o data_file=data.raw bad.qcow2 split.qcow2
+works "a data file with a disk: it can still be read" tapimg compare -q a.raw split.qcow2
+refuses "no space for a data file" data.raw 'data.raw' \
+	limited create -f qcow2 -o data_file=data.raw,preallocation=full split.qcow2 12M
+refuses "its own data file" split.qcow2 'own data file' tapimg create -f qcow2 -o data_file=./split.qcow2 split.qcow2 1M
+refuses "its own data file, new" none 'own data file' tapimg create -f qcow2 -o data_file=./new.q new.q 1M
+refuses "a data file below" a.raw "'a.raw' is in its backing chain" \
+	tapimg create -f qcow2 -b a.raw -F raw -o data_file=a.raw new.q
+mkdir there
+echo old >there/data.raw
+chmod 640 there/data.raw
+ln -s there/data.raw d.raw
+works "a data file through a link, elsewhere" tapimg convert -f raw -O qcow2 -o data_file=d.raw a.raw far.qcow2
+works "a data file through a link, elsewhere: it is there" cmp there/data.raw a.raw
+is "a data file through a link, elsewhere: link and mode are kept" "$(readlink d.raw) $(stat -c %a there/data.raw)" \
+	"there/data.raw 640"
+works "a data file through a link, elsewhere: the peer" qemu-img compare -q a.raw far.qcow2
+
+# a folder where no file can be made: what may be written is, in place
+if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
+	mkdir shut
+	chmod 755 . shut
+	echo old >shut/disk
+	chown 65534 shut/disk
+	works "a folder that is shut" setpriv --reuid=65534 --regid=65534 --clear-groups \
+		"$TAPIMG" create -q -f qcow2 shut/disk 5M
+	is "a folder that is shut: the size" "$(qemu-img info shut/disk | sed -n 's/^virtual size: //p')" \
+		"5 MiB (5242880 bytes)"
+fi
+
 # the other way round: success replaces it, with its mode
 chmod 600 old
 works "success" tapimg convert -f raw -O qcow2 a.raw old

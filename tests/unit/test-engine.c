@@ -591,6 +591,7 @@ START_TEST(bad_requests)
 {
 	ck_assert_int_eq(run(TAPIMG_READ, buf, DISK - 1, 2), -EINVAL);
 	ck_assert_int_eq(run(TAPIMG_READ, buf, UINT64_MAX, 2), -EINVAL);
+	ck_assert_int_eq(run(99, buf, 0, 2), -EINVAL);
 	ck_assert_int_eq(run(TAPIMG_READ, buf, DISK, 0), 0);
 	img.writable = false;
 	ck_assert_int_eq(run(TAPIMG_WRITE, buf, 0, 1), -EROFS);

@@ -410,13 +410,20 @@ START_TEST(others)
 	expect_zero(DISK, DISK);
 	must_amend("size", "4M");
 	filled();
-	ck_assert_int_eq(amend("backing_file", "below.raw"), 0);
-	ck_assert_int_eq(amend("backing_fmt", "raw"), 0);
-	expect_backing("below.raw", "raw");
+	/* what the disk holds stays the same: only what is so already */
+	ck_assert_int_eq(amend("backing_file", "below.raw"), -EINVAL);
 	must_amend("backing_file", "");
-	expect_backing("", "");
+	ck_assert_int_eq(system("truncate -s 4M below.raw"), 0);
+	ck_assert_int_eq(set_backing("below.raw", "raw"), 0);
+	must_amend("backing_file", "below.raw");
+	must_amend("backing_fmt", "raw");
+	ck_assert_int_eq(amend("backing_file", "other.raw"), -EINVAL);
+	ck_assert_int_eq(amend("backing_file", ""), -EINVAL);
+	ck_assert_int_eq(amend("backing_fmt", "qcow2"), -EINVAL);
+	expect_backing("below.raw", "raw");
+	ck_assert_int_eq(set_backing(NULL, NULL), 0);
 	filled();
-	ck_assert_int_lt(amend("backing_fmt", "raw"), 0);
+	ck_assert_int_eq(amend("backing_fmt", "raw"), -EINVAL);
 	ck_assert_int_lt(amend("cluster_size", "4096"), 0);
 	ck_assert_int_lt(amend("compression_type", "zstd"), 0);
 	ck_assert_int_lt(amend("extended_l2", "on"), 0);
