@@ -134,15 +134,13 @@ static int check_free(struct tapimg *img, uint64_t first, uint64_t n)
 
 	if (!first)
 		return image_corrupt(img, "the header's cluster has refcount 0");
-	if (off < q->h.l1_off + q->h.l1_size * 8ULL && q->h.l1_off < off + len)
-		return image_corrupt(img, "the L1 table at 0x%" PRIx64 " has refcount 0", q->h.l1_off);
 	if (off < q->rt_off + q->rt_entries * 8 && q->rt_off < off + len)
 		return image_corrupt(img, "the refcount table at 0x%" PRIx64 " has refcount 0",
 				     q->rt_off);
 	if (q->rb_off && off < q->rb_off + q->cluster && q->rb_off < off + len)
 		return image_corrupt(img, "the refcount block at 0x%" PRIx64 " has refcount 0",
 				     q->rb_off);
-	return 0;
+	return qcow2_guard_check(img, first, n);
 }
 
 /* How far clusters can go at all. */
@@ -236,11 +234,11 @@ static int plan_growth(struct tapimg *img, uint64_t index, uint64_t min, uint64_
 		at = round_up(at, counts);
 	p->first = at;
 	p->n = MIN(max, counts - (at & (counts - 1)));
-	return 0;
+	return check_free(img, p->grow_at, (QCOW2_HOST_MAX >> q->cluster_bits) - p->grow_at);
 }
 
-/* Nothing is counted in this stretch yet. */
-static void plan_new_block(struct tapimg *img, uint64_t at, uint64_t max, struct qcow2_plan *p)
+/* Nothing is counted in this stretch yet, so no table can be in it. */
+static int plan_new_block(struct tapimg *img, uint64_t at, uint64_t max, struct qcow2_plan *p)
 {
 	struct qcow2 *q = qcow2_of(img);
 	uint64_t counts = 1ULL << q->mb_bits;
@@ -248,6 +246,7 @@ static void plan_new_block(struct tapimg *img, uint64_t at, uint64_t max, struct
 	p->new_block = round_down(at, 1ULL << q->rb_bits);
 	p->first = p->new_block + 1;
 	p->n = MIN(max, counts - 1);
+	return check_free(img, p->new_block, 1ULL << q->rb_bits);
 }
 
 static int plan_run(struct tapimg *img, uint64_t min, uint64_t max, struct qcow2_plan *p)
@@ -283,8 +282,7 @@ static int plan_run(struct tapimg *img, uint64_t min, uint64_t max, struct qcow2
 		if (!b) {
 			if (at < 1ULL << q->rb_bits)
 				return check_free(img, 0, 1);
-			plan_new_block(img, at, max, p);
-			return 0;
+			return plan_new_block(img, at, max, p);
 		}
 		from = at;
 		ret = look_in_block(img, b, &at, min, max, &p->n);
@@ -482,6 +480,7 @@ static void cluster_freed(struct tapimg *img, uint64_t first, uint64_t n)
 
 	if (!n)
 		return;
+	qcow2_guard_drop(img, first, n);
 	meta_forget(img->meta, off, len);
 	meta_punch(img->meta, off, len);
 	q->scan = MIN(q->scan, first);

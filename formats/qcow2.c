@@ -321,6 +321,8 @@ static int qcow2_open(struct tapimg *img, const struct tapimg_open_opts *o, stru
 	}
 	if (img->writable && !(img->flags & TAPIMG_CHECK))
 		ret = prepare_writing(img, err);
+	if (!ret)
+		qcow2_guard_load(img);
 	return ret ? ret : qcow2_bitmaps_load(img, err);
 }
 
@@ -341,6 +343,7 @@ int qcow2_reload(struct tapimg *img, struct tapimg_err *err)
 	qcow2_geometry(q);
 	meta_drop(img->meta);
 	qcow2_alloc_reset(img);
+	qcow2_guard_load(img);
 	if (!q->snapshot)
 		img->size = h.size;
 	return 0;
@@ -376,6 +379,7 @@ static int qcow2_close(struct tapimg *img, struct tapimg_err *err)
 			ret = qcow2_bitmaps_store(img, err);
 	}
 	qcow2_bitmaps_free(img);
+	qcow2_guard_free(img);
 	meta_destroy(img->meta);
 	img->meta = NULL;
 	file_close(q->data_file);

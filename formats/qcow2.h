@@ -190,6 +190,8 @@ struct qcow2 {
 	uint64_t end;			/* nothing from this number on was handed out, or in the file at open */
 	uint64_t clean;			/* host bytes from here on were never used: they read as zeroes */
 	uint64_t rb_index, rb_off;	/* last refcount block looked up; rb_off 0: none */
+	uint64_t *guard;		/* sorted: tables that no free space may cover (qcow2-guard.c) */
+	size_t nguard;
 	uint64_t coded_next;		/* where the next compressed cluster may begin; 0: in a new cluster */
 
 	struct qcow2_header h;
@@ -312,6 +314,14 @@ void qcow2_count_set(struct tapimg *img, struct mblk *b, uint64_t cluster, uint6
 int qcow2_release(struct tapimg *img, uint64_t host, uint64_t len);
 /* Starts the allocator anew: everything may have changed. */
 void qcow2_alloc_reset(struct tapimg *img);
+
+/* -------------------------------------------------- tables guarded (qcow2-guard.c) */
+
+void qcow2_guard_load(struct tapimg *img);	/* blocking; does what it can */
+void qcow2_guard_free(struct tapimg *img);
+/* Whether no known table lies in a run of clusters that is said to be free; else -EUCLEAN. */
+int qcow2_guard_check(struct tapimg *img, uint64_t first, uint64_t n);
+void qcow2_guard_drop(struct tapimg *img, uint64_t first, uint64_t n);	/* these have been freed */
 
 /* ------------------------------------------------------ creating (qcow2-create.c) */
 

@@ -79,6 +79,57 @@ START_TEST(freed_space_is_space)
 }
 END_TEST
 
+/* Space that is counted as free, but holds a table, is not written to: a repair loses nothing then. */
+START_TEST(tables_are_not_free)
+{
+	static const struct { const char *opts, *says; } kinds[] = {
+		{ NULL, "an L2 table at" }, { NULL, "the snapshot table at" },
+		{ NULL, "the L1 table of a snapshot at" }, { NULL, "the L1 table at" },
+		{ "cluster_size=512", "an L2 table at" },	/* a whole stretch without counts */
+	};
+	uint64_t at = 0, rt;
+	struct tapimg_err err = {0};
+	struct tapimg *img;
+
+	q2_make(IMG, DISK, kinds[_i].opts);
+	q2_fill_file(IMG, 0, 8, 1);
+	q2_shell("qemu-img snapshot -c s " IMG);
+	q2_fill_file(IMG, 4, 8, 2);
+	q2_shell("cp " IMG " before");
+	rt = q2_peek(QH_RT_OFF, 8);
+	switch (_i) {
+	case 0:
+		at = q2_peek(q2_l1(0), 8) & 0xfffffffffffe00ULL;
+		break;
+	case 1:
+		at = q2_peek(QH_SNAP_OFF, 8);
+		break;
+	case 2:
+		at = q2_peek(q2_peek(QH_SNAP_OFF, 8), 8);
+		break;
+	case 3:
+		at = q2_peek(QH_L1_OFF, 8);
+		break;
+	default:
+		q2_poke(rt + 8, 0, 8);
+	}
+	if (at)
+		q2_poke(q2_rc(at), 0, 2);
+	img = open_image(IMG, "qcow2", TAPIMG_RDWR);
+	memset(buf, 7, CL);
+	ck_assert_int_eq(tapimg_pwrite(img, buf, CL, 20 * CL), -EUCLEAN);
+	ck_assert_int_eq(tapimg_close(img, &err), -EUCLEAN);
+	ck_assert_msg(strstr(err.text, kinds[_i].says), "%s", err.text);
+	img = open_image(IMG, "qcow2", TAPIMG_RDWR | TAPIMG_CHECK);
+	tapimg_close(img, NULL);
+	q2_check(IMG, TAPIMG_FIX_LEAKS | TAPIMG_FIX_ERRORS);
+	q2_clean(IMG);
+	q2_shell("qemu-img compare -q before " IMG);
+	q2_shell("qemu-img snapshot -a s " IMG " && qemu-img snapshot -a s before");
+	q2_shell("qemu-img compare -q before " IMG);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("damage");
@@ -90,6 +141,8 @@ int main(void)
 	tcase_add_test(t, writes_survive_damage);
 	tcase_add_test(t, neighbours_of_damage);
 	tcase_add_test(t, freed_space_is_space);
+	if (q2_have_peer())
+		tcase_add_loop_test(t, tables_are_not_free, 0, 5);
 	suite_add_tcase(s, t);
 	r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);
