@@ -121,6 +121,7 @@ struct cli {
 	bool any_extent;		/* --any-extent: cli_open() opens extents outside the image's folder too */
 	bool stale_backing;		/* --stale-backing: TAPIMG_STALE_BACKING */
 	struct secrets *secrets;	/* of --object (secret.h) */
+	struct typed *typed;		/* a passphrase that was asked for (secret.c) */
 	bool untrusted;			/* --untrusted: cli_open() opens no other file an image names */
 	struct tapimg_loop *loop;	/* made by cli_loop() */
 	char shorts[2 * CLI_MAX_OPTS + 3];
@@ -184,6 +185,7 @@ struct cli_image {
  * terminal is asked.
  */
 int cli_secret(void *cli, const struct tapimg_secret_ask *ask, struct tapimg_err *err);
+void cli_secrets_end(struct cli *c);	/* wipes and frees what is kept */
 /* "Could not open 'x': why", 0 or negative errno. @flags: TAPIMG_*. */
 int cli_open(struct cli *c, const char *name, const struct cli_image *how, unsigned flags,
 	     struct tapimg **out);

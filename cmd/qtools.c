@@ -13,7 +13,6 @@
 
 #include "job.h"
 #include "qtools.h"
-#include "secret.h"
 
 #define EXIT_USAGE 255
 #define BAR_WIDTH 50
@@ -357,6 +356,6 @@ int qtool_main(int argc, char **argv)
 	signal(SIGXFSZ, SIG_IGN);	/* the write fails instead, and what was begun is removed */
 	status = c.command->run(&c);
 	tapimg_loop_free(c.loop);
-	secrets_free(&c.secrets);
+	cli_secrets_end(&c);
 	return status;
 }

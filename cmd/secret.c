@@ -13,6 +13,7 @@
 #include "cmd.h"
 #include "crypt.h"
 #include "secret.h"
+#include "target.h"
 
 /* One line without its end; its length or a negative errno. */
 static int read_line(int fd, uint8_t *buf, size_t size)
@@ -42,14 +43,14 @@ static int ask_line(int tty, const char *question, const char *filename, uint8_t
 	sigset_t all, mask;
 	int ret;
 
-	if (dprintf(tty, "%s '%s': ", question, filename) < 0 || tcgetattr(tty, &old))
+	if (tcgetattr(tty, &old))
 		return -errno;
 	quiet = old;
 	quiet.c_lflag &= ~(tcflag_t)(ECHO | ISIG);
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &mask);
-	tcsetattr(tty, TCSAFLUSH, &quiet);
-	ret = read_line(tty, buf, size);
+	tcsetattr(tty, TCSAFLUSH, &quiet);	/* drops what was typed before the question */
+	ret = dprintf(tty, "%s '%s': ", question, filename) < 0 ? -errno : read_line(tty, buf, size);
 	tcsetattr(tty, TCSAFLUSH, &old);
 	pthread_sigmask(SIG_SETMASK, &mask, NULL);
 	dprintf(tty, "\n");
@@ -74,6 +75,31 @@ static int ask_person(int tty, const struct tapimg_secret_ask *ask, struct tapim
 	return ret < 0 ? err_errno(err, ret, "the passphrase could not be read") : ret;
 }
 
+/* What was typed for an image that is being made: it is opened next, and its name is not yet its own. */
+struct typed {
+	uint8_t buf[1024];
+	int len;
+};
+
+static void typed_keep(struct cli *c, const uint8_t *buf, int len)
+{
+	if (!c->typed)
+		c->typed = calloc(1, sizeof(*c->typed));
+	if (!c->typed || len > (int)sizeof(c->typed->buf))
+		return;
+	memcpy(c->typed->buf, buf, len);
+	c->typed->len = len;
+}
+
+void cli_secrets_end(struct cli *c)
+{
+	secrets_free(&c->secrets);
+	if (c->typed)
+		crypt_wipe(c->typed, sizeof(*c->typed));
+	free(c->typed);
+	c->typed = NULL;
+}
+
 int cli_secret(void *cli, const struct tapimg_secret_ask *ask, struct tapimg_err *err)
 {
 	struct cli *c = cli;
@@ -81,10 +107,17 @@ int cli_secret(void *cli, const struct tapimg_secret_ask *ask, struct tapimg_err
 
 	if (c->secrets || ask->id || !isatty(STDIN_FILENO))
 		return secrets_give(&c->secrets, ask, err);
+	if (c->typed && !ask->create && target_unfinished(ask->filename) &&
+	    (size_t)c->typed->len <= ask->size) {
+		memcpy(ask->buf, c->typed->buf, c->typed->len);
+		return c->typed->len;
+	}
 	tty = open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (tty < 0)
 		return secrets_give(&c->secrets, ask, err);
 	ret = ask_person(tty, ask, err);
 	close(tty);
+	if (ret > 0 && ask->create)
+		typed_keep(c, ask->buf, ret);
 	return ret;
 }

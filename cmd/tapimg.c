@@ -9,7 +9,6 @@
 
 #include "cmd.h"
 #include "file.h"
-#include "secret.h"
 
 #define QEMU_IMG_VERSION "7.2.0"
 
@@ -99,7 +98,7 @@ int main(int argc, char **argv)
 	c.prog = c.as_qemu ? "qemu-img" : "tapimg";
 	status = run(&c);
 	tapimg_loop_free(c.loop);
-	secrets_free(&c.secrets);
+	cli_secrets_end(&c);
 	if (fflush(stdout) || ferror(stdout)) {
 		cli_error(&c, "standard output could not be written: %s", strerror(errno));
 		return status ? status : 1;

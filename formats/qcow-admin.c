@@ -187,7 +187,9 @@ static int trim(struct tapimg *img, struct tapimg_err *err)
 
 	if (!last || img->file->block_dev || last->off + last->len < img->file->size)
 		return 0;
-	q->end = q->clean = last->off;
+	q->end = last->off;
+	if (q->clean != UINT64_MAX)	/* where new space holds anything, what is cut off does, too */
+		q->clean = q->end;
 	q->space.n--;
 	q->limit = round_up(q->end, q->cluster);
 	return admin_failed(img, file_truncate(img->file, q->end), "making the file shorter", err);

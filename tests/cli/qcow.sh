@@ -241,4 +241,34 @@ same "and reads right" x.qcow
 poke be.qcow 52 00000000
 like "a wrong checksum" "$(tapimg check be.qcow 2>&1)" "checksum of the L1 table does not fit"
 same "does not matter to a reader" be.qcow
+
+# a person is asked twice for a new passphrase, and not again for the image that is being made
+cat >ask.py <<'END'
+import os, pty, sys
+answers, asked, pid_fd = sys.argv[1].split(','), 0, pty.fork()
+pid, fd = pid_fd
+if not pid:
+    os.execvp(sys.argv[2], sys.argv[2:])
+text = b''
+while True:
+    try:
+        got = os.read(fd, 4096)
+    except OSError:
+        got = b''
+    if not got:
+        break
+    text += got
+    while text.count(b"': ") > asked:
+        os.write(fd, (answers[asked] if asked < len(answers) else '').encode() + b'\n')
+        asked += 1
+print(asked, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+END
+is "a new passphrase is asked for twice" \
+	"$(python3 ask.py here,here "$TAPIMG" convert -q -O qcow -o encrypt.format=aes r.raw typed.qcow)" "2 0"
+is "it is that of the image" "$(tapimg compare -q --object secret,id=s,data=here --image-opts \
+	driver=qcow,file.filename=typed.qcow,encrypt.key-secret=s driver=raw,file.filename=r.raw; echo $?)" 0
+is "asked for once to read it" "$(python3 ask.py here "$TAPIMG" compare -q typed.qcow r.raw)" "1 0"
+is "two different ones" \
+	"$(python3 ask.py here,there "$TAPIMG" convert -q -O qcow -o encrypt.format=aes r.raw differ.qcow)" "2 1"
+is "two different ones: nothing is made" "$(ls -A | grep -c differ)" 0
 done_testing

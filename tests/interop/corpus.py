@@ -20,7 +20,7 @@ NAMES = {'vhd': 'vpc'}          # the manifest's names of formats that have seve
 
 
 def formats():
-    found = re.search(r'^Formats:(.*)$', sh(TAPIMG, '--version'), re.M)
+    found = re.search(r'^Supported formats:(.*)$', sh(TAPIMG, '--version'), re.M)
     return found.group(1).split() if found else []
 
 

@@ -155,7 +155,7 @@ def main():
     for command in commands:
         if not command.get('hidden'):
             c.case(f"tapimg-{command['name']}(1)", verb, command)
-    for name in re.search(r'^Formats:(.*)$', sh(TAPIMG, '--version'), re.M).group(1).split():
+    for name in re.search(r'^Supported formats:(.*)$', sh(TAPIMG, '--version'), re.M).group(1).split():
         c.case(f'tapimg-{name}(5)', format_options, name)
     for name in ('vhd-util', 'td-util', 'cbt-util'):
         c.case(f'{name}(1)', program, name)
