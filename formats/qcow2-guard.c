@@ -77,17 +77,18 @@ static void note_snapshots(struct tapimg *img)
 	struct qcow2 *q = qcow2_of(img);
 	struct tapimg_err err;
 	struct q2_snaps t;
-	struct q2 adm;
+	struct q2 adm = {	/* the header has just been read */
+		.img = img, .f = img->file, .err = &err, .end = img->file->size, .bits = q->cluster_bits,
+		.csize = q->cluster, .version = q->h.version, .size = q->h.size,
+		.snap_off = q->h.snap_off, .nsnap = q->h.nsnap,
+	};
 
-	if (!q->h.nsnap)
+	if (!q->h.nsnap || q2_snaps_load(&adm, &t, true))
 		return;
-	if (!q2_begin(&adm, img, &err) && !q2_snaps_load(&adm, &t, true)) {
-		note(q, q->h.snap_off, t.bytes, IS_SNAPSHOTS);
-		for (uint32_t i = 0; i < t.n; i++)
-			note(q, t.s[i].l1_off, t.s[i].l1_size * 8ULL, IS_SNAPSHOT_L1);
-		q2_snaps_free(&t);
-	}
-	q2_end(&adm, 0, false);
+	note(q, q->h.snap_off, t.bytes, IS_SNAPSHOTS);
+	for (uint32_t i = 0; i < t.n; i++)
+		note(q, t.s[i].l1_off, t.s[i].l1_size * 8ULL, IS_SNAPSHOT_L1);
+	q2_snaps_free(&t);
 }
 
 void qcow2_guard_load(struct tapimg *img)
