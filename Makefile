@@ -144,17 +144,18 @@ PC := $(O)/tapimg.pc
 
 all: $(O)/libtapimg.a $(SHARED_LIB) $(PC) $(PROGRAM_BIN) $(if $(SHARED_LIB),$(EXAMPLE_BIN))
 
-# A changed command line or a changed list of files makes what depends on it again.
+# A changed command line or a changed list of files makes what depends on it again.  Sources are
+# listed, not objects: O=dir and O=/path/to/dir are the same build.
 same = $(and $(findstring x$(1)x,x$(2)x),$(findstring x$(2)x,x$(1)x))
 remember = $(if $(call same,$(strip $(file <$(1))),$(strip $(2))),,$(shell mkdir -p $(dir $(1)))$(file >$(1),$(strip $(2))))
 ifeq ($(filter clean uninstall,$(MAKECMDGOALS)),)
 _ := $(call remember,$(O)/.flags,flags: $(CC) $(TI_CFLAGS) $(TI_CPPFLAGS))
 _ := $(call remember,$(O)/.cflags,$(CFLAGS))
 _ := $(call remember,$(O)/.ldflags,flags: $(CC) $(TI_LDFLAGS) $(LIBS) $(SANFLAGS))
-_ := $(call remember,$(O)/.lib-list,files: $(LIB_OBJ))
-_ := $(call remember,$(O)/.cmd-list,files: $(CMD_OBJ))
-_ := $(call remember,$(O)/.server-list,files: $(SERVER_OBJ))
-_ := $(call remember,$(O)/.test-list,files: $(SHARED_OBJ))
+_ := $(call remember,$(O)/.lib-list,files: $(LIB_SRC))
+_ := $(call remember,$(O)/.cmd-list,files: $(filter-out $(PROGRAMS:%=cmd/%.c),$(CMD_SRC)))
+_ := $(call remember,$(O)/.server-list,files: $(SERVER_SRC))
+_ := $(call remember,$(O)/.test-list,files: $(SHARED_SRC))
 _ := $(call remember,$(O)/.paths,paths: $(VERSION) $(prefix) $(libdir) $(includedir))
 endif
 

@@ -30,7 +30,11 @@ read -r _ cc _ <"$TAPIMG_BUILD/.flags"
 cflags=$(cat "$TAPIMG_BUILD/.cflags")
 werror=$(grep -q -- -Werror\  "$TAPIMG_BUILD/.flags" && echo 1)
 
+# Other tests run these very programs at the same time.
+built() { stat -c '%n %y %i' "$TAPIMG_BUILD/tapimg" "$TAPIMG_BUILD/tapdisk" "$TAPIMG_BUILD/libtapimg.a"; }
+before=$(built)
 check "install" run_make install-qemu-img-link
+check "nothing is built again to be installed" test "$(built)" = "$before"
 for f in bin/tapimg bin/qemu-img include/tapimg.h lib/libtapimg.a lib/libtapimg.so lib/libtapimg.so.0 \
 	lib/pkgconfig/tapimg.pc share/man/man1/tapimg.1 share/man/man1/tapimg-convert.1 \
 	share/man/man3/libtapimg.3 share/bash-completion/completions/tapimg \
