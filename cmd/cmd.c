@@ -210,6 +210,8 @@ static int bad_option(struct cli *c, int kind)
 
 	if (kind == ':')
 		return cli_usage_error(c, "option '%s' wants an argument", arg);
+	if (optopt == '=')	/* behind the letter of an option without an argument */
+		return cli_usage_error(c, "'=' and a value follow only the long name of an option");
 	if (optopt && optopt < OPT_LONG && strncmp(arg, "--", 2) != 0)
 		return cli_usage_error(c, "unrecognized option '-%c'", optopt);
 	return cli_usage_error(c, "unrecognized option '%s'", arg);

@@ -104,7 +104,7 @@ static void bad_entry(struct check *c, uint64_t l2_off, unsigned i, uint64_t e,
 
 /* ---------------------------------------------------------------- claiming */
 
-static void add_area(struct check *c, uint64_t first, uint64_t n, const char *what, uint32_t index)
+static void add_area(struct check *c, uint64_t first, uint64_t n, const char *what)
 {
 	if (c->nareas == c->cap_areas) {
 		unsigned cap = c->cap_areas ? c->cap_areas * 2 : 64;
@@ -115,23 +115,26 @@ static void add_area(struct check *c, uint64_t first, uint64_t n, const char *wh
 		c->areas = a;
 		c->cap_areas = cap;
 	}
-	c->areas[c->nareas++] = (struct area){first, n, what, index};
+	c->areas[c->nareas++] = (struct area){first, n, what};
 }
 
 /*
- * Something that the header, or a table it leads to, says is at [off, off+bytes).  *ok: it can be
- * read.  Returns -ENOMEM.
+ * Something that the header, or a table it leads to, says is at [off, off+bytes).  @id: which of
+ * them; NULL: there is only one.  *ok: it can be read.  Returns -ENOMEM.
  */
-static int claim(struct check *c, uint64_t off, uint64_t bytes, const char *what, uint32_t index,
+static int claim(struct check *c, uint64_t off, uint64_t bytes, const char *what, const char *id,
 		 bool *ok)
 {
 	struct q2 *q = &c->q;
 	uint64_t first = off >> q->bits, n = div_up(bytes, q->csize);
+	char which[80] = "";
 	int ret;
 
+	if (id)
+		snprintf(which, sizeof(which), " '%.64s'", id);
 	*ok = q2_table_there(q, off, bytes);
 	if (!*ok) {
-		check_say(c, 'E', "ERROR %s %u: 0x%llx, %llu bytes: %s", what, index,
+		check_say(c, 'E', "ERROR %s%s: 0x%llx, %llu bytes: %s", what, which,
 			  (unsigned long long)off, (unsigned long long)bytes,
 			  !off || !is_aligned(off, q->csize) ? "not aligned to a cluster"
 							      : "runs past the end of the file");
@@ -139,11 +142,11 @@ static int claim(struct check *c, uint64_t off, uint64_t bytes, const char *what
 		return 0;
 	}
 	if (counts_any(&c->meta, first, n)) {
-		check_say(c, 'E', "ERROR %s %u at 0x%llx, %llu bytes, overlaps other metadata", what,
-			  index, (unsigned long long)off, (unsigned long long)bytes);
+		check_say(c, 'E', "ERROR %s%s at 0x%llx, %llu bytes, overlaps other metadata", what,
+			  which, (unsigned long long)off, (unsigned long long)bytes);
 		c->overlap = true;
 	}
-	add_area(c, first, n, what, index);
+	add_area(c, first, n, what);
 	ret = counts_add(&c->meta, first, n, 1);
 	return ret ? ret : counts_add(&c->refs, first, n, 1);
 }
@@ -156,7 +159,7 @@ static int check_header(struct check *c)
 	bool ok;
 	int ret;
 
-	add_area(c, 0, 1, "header", 0);
+	add_area(c, 0, 1, "header");
 	ret = counts_add(&c->meta, 0, 1, 1);
 	if (!ret)
 		ret = counts_add(&c->refs, 0, 1, 1);
@@ -166,7 +169,7 @@ static int check_header(struct check *c)
 		check_say(c, 'I', "The image is marked corrupt");
 	x = q2_ext(q, QCOW2_EXT_CRYPT, &len);
 	if (!ret && x && len == 16 && get_be64(x + 8))
-		ret = claim(c, get_be64(x), get_be64(x + 8), "encryption header", 0, &ok);
+		ret = claim(c, get_be64(x), get_be64(x + 8), "encryption header", NULL, &ok);
 	return ret;
 }
 
@@ -216,7 +219,7 @@ static int check_active_l1(struct check *c)
 
 	if (!q->l1_size)
 		return 0;
-	ret = claim(c, q->l1_off, q->l1_size * 8ULL, "active L1 table", 0, &ok);
+	ret = claim(c, q->l1_off, q->l1_size * 8ULL, "active L1 table", NULL, &ok);
 	if (ret || !ok)
 		return ret;
 	ret = q2_read_l1(q, q->l1_off, q->l1_size, &c->l1);
@@ -233,6 +236,13 @@ static int snap_cmp(const void *a, const void *b)
 	return x->l1_size < y->l1_size ? -1 : x->l1_size > y->l1_size;
 }
 
+/* What it held cannot be told any more, and only its owner may say that it is given up. */
+static void lost_snapshot(struct check *c, const struct q2_snap *s)
+{
+	check_say(c, 'I', "Snapshot %.32s is lost; once it is deleted, what it held are leaks, which can be freed",
+		  s->id);
+}
+
 /* L1 of a snapshot; @times snapshots name the very same one, which is damage, but is walked once */
 static int check_snap_l1(struct check *c, const struct q2_snap *s, uint64_t times, bool overlaps)
 {
@@ -245,7 +255,9 @@ static int check_snap_l1(struct check *c, const struct q2_snap *s, uint64_t time
 		return 0;
 	for (uint64_t i = 0; i < times && !ret; i++)
 		ret = claim(c, s->l1_off, s->l1_size * 8ULL, "L1 table of snapshot",
-			    s - c->snaps.s, &ok);
+			    s->id, &ok);
+	if (!ret && !ok)
+		lost_snapshot(c, s);
 	if (ret || !ok)
 		return ret;
 	if (overlaps) {
@@ -278,6 +290,7 @@ static int walk_snapshots(struct check *c, struct q2_snap **by)
 			check_say(c, 'E', "ERROR snapshot %.32s: L1 table of %u entries", by[i]->id,
 				  by[i]->l1_size);
 			c->incomplete = true;
+			lost_snapshot(c, by[i]);
 			continue;
 		}
 		ret = check_snap_l1(c, by[i], k - i, overlaps);
@@ -323,7 +336,7 @@ static int check_snapshots(struct check *c)
 		check_say(c, 'E', "ERROR internal snapshots in an image with an external data file");
 	for (uint32_t i = 0; i < c->snaps.n; i++)
 		check_extra(c, &c->snaps.s[i]);
-	ret = claim(c, q->snap_off, c->snaps.bytes, "snapshot table", 0, &ok);
+	ret = claim(c, q->snap_off, c->snaps.bytes, "snapshot table", NULL, &ok);
 	by = malloc(c->snaps.n * sizeof(*by));
 	if (!by)
 		ret = -ENOMEM;
@@ -580,14 +593,14 @@ static int scan_l2(struct check *c)
 
 /* ---------------------------------------------------------------- bitmaps */
 
-static int check_bitmap(struct check *c, const struct q2_bm *b, uint32_t i)
+static int check_bitmap(struct check *c, const struct q2_bm *b)
 {
 	struct q2 *q = &c->q;
 	uint64_t *tab = NULL;
 	bool ok;
 	int ret;
 
-	ret = claim(c, b->table_off, b->table_size * 8ULL, "table of bitmap", i, &ok);
+	ret = claim(c, b->table_off, b->table_size * 8ULL, "table of bitmap", b->name, &ok);
 	if (ret || !ok)
 		return ret;
 	ret = q2_read_l1(q, b->table_off, b->table_size, &tab);
@@ -595,10 +608,10 @@ static int check_bitmap(struct check *c, const struct q2_bm *b, uint32_t i)
 		uint64_t off = tab[k] & QCOW2_OFF_MASK;
 
 		if (tab[k] & ~QCOW2_OFF_MASK & ~1ULL || (off && tab[k] & 1))
-			check_say(c, 'E', "ERROR table of bitmap %u, entry %u: 0x%llx has reserved bits set",
-				  i, k, (unsigned long long)tab[k]);
+			check_say(c, 'E', "ERROR table of bitmap '%.64s', entry %u: 0x%llx has reserved bits set",
+				  b->name, k, (unsigned long long)tab[k]);
 		if (off)
-			ret = claim(c, off, q->csize, "data of bitmap", i, &ok);
+			ret = claim(c, off, q->csize, "data of bitmap", b->name, &ok);
 	}
 	free(tab);
 	return ret;
@@ -625,9 +638,9 @@ static int check_bitmaps(struct check *c)
 	if (d.valid && !d.n)
 		check_say(c, 'E', "ERROR bitmaps are marked consistent, but there are none");
 	if (d.n)
-		ret = claim(c, d.off, d.bytes, "bitmap directory", 0, &ok);
+		ret = claim(c, d.off, d.bytes, "bitmap directory", NULL, &ok);
 	for (uint32_t i = 0; i < d.n && !ret; i++)
-		ret = check_bitmap(c, &d.b[i], i);
+		ret = check_bitmap(c, &d.b[i]);
 	q2_bdir_free(&d);
 	return ret;
 }

@@ -9,7 +9,6 @@
 struct area {
 	uint64_t first, n;		/* clusters */
 	const char *what;
-	uint32_t index;
 };
 
 struct check {
@@ -41,6 +40,7 @@ struct check {
 	bool entries;			/* some L1 or L2 entry is to be mended */
 	bool doubt;			/* COPIED has to be looked at entry by entry */
 	bool copied;			/* some COPIED bit is wrong */
+	bool copied_mended;		/* and some has been put right */
 	bool overlap;			/* metadata that something else claims as well */
 	bool incomplete;		/* something could not be followed: no count may be lowered */
 	uint64_t last_used;		/* one past the last cluster with a count or a reference */

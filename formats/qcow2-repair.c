@@ -336,6 +336,7 @@ static int mend_entry(struct mend *m, uint8_t *p, uint64_t l2_off, unsigned i, u
 	if (v.what)
 		say_mended(c, l2_off, i, e, &v);
 	new = active && !q->data_file ? mend_copied(m, v.entry) : v.entry;
+	c->copied_mended |= (new ^ v.entry) & QCOW2_COPIED;
 	if (new == e && v.bitmap == bm)
 		return 0;
 	put_be64(p, new);
@@ -398,8 +399,12 @@ static int mend_l1_table(struct check *c, uint64_t off, uint64_t *l1, uint64_t n
 			else if (is_aligned(at, q->csize))
 				l1[i] &= ~QCOW2_L1_RESERVED;
 		}
-		if (active)
-			l1[i] = mend_copied(&m, l1[i]);
+		if (active) {
+			uint64_t old = l1[i];
+
+			l1[i] = mend_copied(&m, old);
+			c->copied_mended |= l1[i] != old;
+		}
 		if (l1[i] == e)
 			continue;
 		changed = true;
@@ -478,7 +483,7 @@ int check_repair(struct check *c, unsigned fix)
 			ret = mend_l1s(c, fix);
 		if (!ret)
 			ret = q2_flush(&c->q);
-		if (!ret && c->copied)
+		if (!ret && c->copied_mended)
 			check_say(c, 'R', "COPIED marks have been made to agree with the references");
 	}
 	if (!ret && errors && c->snaps_cut) {

@@ -68,15 +68,31 @@ static int snap_end(struct snap_op *o, int ret)
 	return q2_end(&o->q, ret, true);
 }
 
-static int find(struct q2 *q, struct q2_snaps *t, const char *id, struct q2_snap **s)
+static int find_entry(struct q2 *q, struct q2_snaps *t, const char *id, struct q2_snap **s)
 {
 	*s = q2_snaps_find(t, id);
 	if (!*s)
 		return err_set(q->err, -ENOENT, "%s: there is no snapshot '%s'", q->img->name, id);
+	return 0;
+}
+
+static bool l1_there(struct q2 *q, const struct q2_snap *s)
+{
+	return !s->l1_size || (s->l1_size <= QCOW2_MAX_L1 / 8 &&
+			       q2_table_there(q, s->l1_off, s->l1_size * 8ULL));
+}
+
+/* one whose tables can be followed */
+static int find(struct q2 *q, struct q2_snaps *t, const char *id, struct q2_snap **s)
+{
+	int ret = find_entry(q, t, id, s);
+
+	if (ret)
+		return ret;
 	if ((*s)->l1_size > QCOW2_MAX_L1 / 8)
 		return err_set(q->err, -EFBIG, "%s: snapshot '%s' has an L1 table of %u entries",
 			       q->img->name, id, (*s)->l1_size);
-	if ((*s)->l1_size && !q2_table_there(q, (*s)->l1_off, (*s)->l1_size * 8ULL))
+	if (!l1_there(q, *s))
 		return err_set(q->err, -EUCLEAN,
 			       "%s: snapshot '%s': the L1 table of %u entries at 0x%llx is not aligned, or reaches beyond the end of the file",
 			       q->img->name, id, (*s)->l1_size, (unsigned long long)(*s)->l1_off);
@@ -307,13 +323,27 @@ int qcow2_snap_apply(struct tapimg *img, const char *id, struct tapimg_err *err)
 
 /* ----------------------------------------------------------------- delete */
 
+static int remove_entry(struct snap_op *o, struct q2_snap *s)
+{
+	q2_snap_clear(s);
+	memmove(s, s + 1, (char *)(o->snaps.s + --o->snaps.n) - (char *)s);
+	return q2_snaps_store(&o->q, &o->snaps);
+}
+
+/*
+ * A snapshot whose L1 table is not there can only be struck off: what it referred to is not known,
+ * so nothing is counted down, and check finds the rest as leaks.
+ */
 static int delete(struct snap_op *o, struct q2_snap *s)
 {
 	struct q2 *q = &o->q;
 	uint64_t *l1 = NULL;
 	struct counts *single = &o->old;
-	int ret = q2_read_l1(q, s->l1_off, s->l1_size, &l1);
+	int ret;
 
+	if (!l1_there(q, s))
+		return remove_entry(o, s);
+	ret = q2_read_l1(q, s->l1_off, s->l1_size, &l1);
 	if (!ret)
 		ret = q2_count_l1_tree(q, l1, s->l1_size, &o->refs);
 	free(l1);
@@ -325,9 +355,7 @@ static int delete(struct snap_op *o, struct q2_snap *s)
 		ret = q2_singles(q, &o->refs, single);
 	if (ret)
 		return ret;
-	q2_snap_clear(s);
-	memmove(s, s + 1, (char *)(o->snaps.s + --o->snaps.n) - (char *)s);
-	ret = q2_snaps_store(q, &o->snaps);
+	ret = remove_entry(o, s);
 	if (!ret)
 		ret = q2_copied(q, o->l1, q->l1_size, single, true, false);
 	if (!ret && q->l1_size)
@@ -344,7 +372,7 @@ int qcow2_snap_delete(struct tapimg *img, const char *id, struct tapimg_err *err
 	int ret = snap_begin(&o, img, err);
 
 	if (!ret)
-		ret = snap_find(&o, id, &s);
+		ret = find_entry(&o.q, &o.snaps, id, &s);
 	if (!ret)
 		ret = delete(&o, s);
 	return snap_end(&o, ret);

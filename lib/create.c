@@ -234,6 +234,14 @@ int tapimg_create_open(struct tapimg_loop *loop, const char *name,
 	ret = create_image(loop, name, &o, image_file_flags(how.flags), &file, &e);
 	if (!ret)
 		ret = image_open_file(loop, file, &how, out, &e);
+	if (!ret && o.final_name) {	/* what goes wrong is told of the name that people know */
+		char *shown = strdup(o.final_name);
+
+		if (shown) {
+			free((*out)->name);
+			(*out)->name = shown;
+		}
+	}
 	return ret ? err_set(err, ret, "%s", e.text) : 0;
 }
 

@@ -37,8 +37,8 @@ refuses "a backing file that is not there" old "'none.raw'" \
 limited() {
 	(ulimit -f 2048 && "$TAPIMG" "$@")
 }
-refuses "no space, no target" a.raw 'full.raw' limited convert -f raw -O qcow2 a.raw full.raw
-refuses "no space, an old target" old 'old' limited convert -f raw -O raw -S 0 a.raw old
+refuses "no space, no target" a.raw ' of full.raw' limited convert -f raw -O qcow2 a.raw full.raw
+refuses "no space, an old target" old 'old: ' limited convert -f raw -O raw -S 0 a.raw old
 refuses "no space, dd" old 'old' limited dd -f raw if=a.raw of=old
 
 # a signal: the target goes away, and the program ends by the signal

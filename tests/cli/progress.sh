@@ -38,4 +38,5 @@ kill -USR1 "$pid"
 wait "$pid"
 is "SIGUSR1 does not end it" "$?" 0
 like "and prints a line" "$(cat usr1.out)" '\([0-9.]+/100%\)'
+exits "a value behind a letter" 1 "only the long name" tapimg convert -p=json -O qcow2 a.raw b.qcow2
 done_testing
