@@ -164,7 +164,7 @@ int vmdk_set_backing(struct tapimg *img, const char *name, const char *format,
 		     struct tapimg_err *err)
 {
 	struct vmdk *v = vmdk_of(img);
-	char *stored = name ? strdup(name) : NULL, *fmt = name ? strdup("vmdk") : NULL;
+	char *stored = name ? strdup(name) : NULL, *fmt = name ? strdup("vmdk") : NULL, *text = NULL;
 	uint32_t cid = VMDK_CID_NONE;
 	int ret = 0;
 
@@ -183,14 +183,17 @@ int vmdk_set_backing(struct tapimg *img, const char *name, const char *format,
 			      img->name);
 	if (!ret && name && (!stored || !fmt))
 		ret = err_errno(err, -ENOMEM, "%s", img->name);
+	if (!ret && name && vmdk_desc_name(&v->desc, name, &text, err))
+		ret = err_prefix(err, -EILSEQ, "%s", img->name);
 	if (!ret && name)
 		ret = read_cid(img, name, &cid, err);
 	if (!ret) {
 		ret = set_parent_cid(img, cid);
 		if (!ret)
-			ret = vmdk_desc_set(&v->desc, "parentFileNameHint", name, true, "createType");
+			ret = vmdk_desc_set(&v->desc, "parentFileNameHint", text, true, "createType");
 		ret = ret ? err_errno(err, ret, "%s", img->name) : vmdk_desc_write(img, err);
 	}
+	free(text);
 	if (ret) {
 		free(stored);
 		free(fmt);

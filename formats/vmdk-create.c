@@ -566,7 +566,7 @@ static int extent_write(struct vmdk_params *p, struct file *f, uint64_t len)
 static int extent_create(struct vmdk_params *p, const char *name, uint64_t len, struct tapimg_err *err)
 {
 	const struct create *c = p->c;
-	char *path = name_resolve(c->name, name), *made = NULL;
+	char *path = vmdk_name_resolve(c->loop, c->name, name), *made = NULL;
 	struct file *f;
 	bool existed;
 	int ret;
@@ -617,7 +617,8 @@ int vmdk_extent_make(struct tapimg *img, const struct vmdk_extent *like, const c
 static void extents_remove(struct vmdk_params *p, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++) {
-		char *name = extent_name(p, i), *path = name ? name_resolve(p->c->name, name) : NULL;
+		char *name = extent_name(p, i);
+		char *path = name ? vmdk_name_resolve(p->c->loop, p->c->name, name) : NULL;
 		char *made = path ? target_companion(p->c->loop, p->c->file->name, path) : NULL;
 
 		if (made)

@@ -142,33 +142,68 @@ static bool is_utf8(const char *s)
 	return true;
 }
 
+/* @s in another encoding, malloc'd; NULL: it cannot be, or there is no such encoding. */
+static char *recode(const char *s, const char *from, const char *to)
+{
+	size_t left = strlen(s), room = 4 * left;
+	char *in = (char *)s, *out, *o;
+	iconv_t cd = iconv_open(to, from);
+	bool ok;
+
+	if (cd == (iconv_t)-1)
+		return NULL;
+	out = o = malloc(room + 1);
+	ok = out && iconv(cd, &in, &left, &o, &room) != (size_t)-1 &&
+	     iconv(cd, NULL, NULL, &o, &room) != (size_t)-1;
+	iconv_close(cd);
+	if (!ok) {
+		free(out);
+		return NULL;
+	}
+	*o = 0;
+	return out;
+}
+
 /* @s (malloc'd, taken over) as UTF-8; bytes that cannot be are left as they are. */
 static char *to_utf8(const struct vmdk_desc *d, char *s)
 {
-	char *encoding, *in = s, *out, *o;
-	size_t left, room;
-	iconv_t cd;
-	bool ok;
+	char *encoding, *out;
 
 	if (!s || is_utf8(s))
 		return s;
 	encoding = vmdk_desc_get(d, "encoding");
-	cd = iconv_open("UTF-8", encoding && *encoding ? encoding : "windows-1252");
+	out = recode(s, encoding && *encoding ? encoding : "windows-1252", "UTF-8");
 	free(encoding);
-	if (cd == (iconv_t)-1)
+	if (!out)
 		return s;
-	left = strlen(s);
-	room = 4 * left;
-	out = o = malloc(room + 1);
-	ok = out && iconv(cd, &in, &left, &o, &room) != (size_t)-1 && !left;
-	iconv_close(cd);
-	if (!ok) {
-		free(out);
-		return s;
-	}
-	*o = 0;
 	free(s);
 	return out;
+}
+
+static bool is_ascii(const char *s)
+{
+	while (*s && !(*s & 0x80))
+		s++;
+	return !*s;
+}
+
+int vmdk_desc_name(const struct vmdk_desc *d, const char *name, char **out, struct tapimg_err *err)
+{
+	char *encoding = NULL;
+	int ret = 0;
+
+	/* a text with UTF-8 in it goes on so, whatever it says */
+	*out = NULL;
+	if (!is_ascii(name) && (is_ascii(d->text) || !is_utf8(d->text)))
+		encoding = vmdk_desc_get(d, "encoding");
+	*out = encoding && *encoding ? recode(name, "UTF-8", encoding) : strdup(name);
+	if (!*out && encoding)
+		ret = err_set(err, -EILSEQ, "the name '%s' cannot be written in the descriptor's encoding, %s",
+			      name, encoding);
+	else if (!*out)
+		ret = err_errno(err, -ENOMEM, "%s", name);
+	free(encoding);
+	return ret;
 }
 
 /* ------------------------------------------------------------------- parsing */
@@ -454,6 +489,15 @@ int vmdk_desc_set(struct vmdk_desc *d, const char *key, const char *value, bool 
 	if (!value)
 		return splice(d, l.p - d->text, l.next - d->text, "");
 	return splice(d, v.p - d->text, v.end - d->text, value);
+}
+
+void vmdk_desc_end_tracking(struct vmdk_desc *d)
+{
+	static const char key[] = "changeTrackPath", comment[] = "#tracking ended";
+	struct line l, v;
+
+	while (find_key(d, key, &l, &v))
+		memcpy(d->text + (l.p - d->text), comment, sizeof(comment) - 1);
 }
 
 /* The line of that number. */

@@ -8,6 +8,8 @@
  * G2 An extent is marked as open, durably, before its tables change, and the mark goes when all is
  *    durable at close: other products then look at the tables before they trust them.
  * G3 An unfinished target keeps its id: nobody has seen it yet.
+ * G4 A descriptor that names a file in which changes are tracked names none from then on: what is written here
+ *    would be missing in it, and in every backup made by it.  Whoever tracks begins anew.
  *
  * Operations that come meanwhile are parked; afterwards this costs one look at a flag.
  */
@@ -77,9 +79,11 @@ static int change_ids(struct vmdk *v)
 		ret = vmdk_desc_set(&v->desc, "ddb.longContentID", text, false, NULL);
 	}
 	free(old);
-	if (!ret)
-		v->desc.cid = cid;
-	return ret;
+	if (ret)
+		return ret;
+	v->desc.cid = cid;
+	vmdk_desc_end_tracking(&v->desc);	/* G4 */
+	return 0;
 }
 
 static int cid_write(struct tapimg *img)

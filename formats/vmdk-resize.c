@@ -219,15 +219,16 @@ static int extent_add(struct tapimg *img, uint64_t len, struct tapimg_err *err)
 	struct vmdk *v = vmdk_of(img);
 	const struct vmdk_extent *last = &v->x[v->nx - 1];
 	const struct vmdk_line *l = last->line;
-	char *name = l && l->file ? next_name(l->file) : NULL, *line = NULL;
+	char *name = l && l->file ? next_name(l->file) : NULL, *text = NULL, *line = NULL;
 	int ret;
 
 	if (!name)
 		return err_set(err, -ENOTSUP, "%s: the name of the last extent has no number, so that of "
 			       "another one is not known", img->name);
-	ret = vmdk_extent_make(img, last, name, len, err);
+	ret = vmdk_desc_name(&v->desc, name, &text, err);
+	ret = ret ? err_prefix(err, ret, "%s", img->name) : vmdk_extent_make(img, last, name, len, err);
 	if (!ret && asprintf(&line, "RW %" PRIu64 " %s \"%s\"%s", (uint64_t)(len / VMDK_SECTOR),
-			     vmdk_type_names[l->type], name, l->type == VMDK_FLAT ? " 0" : "") < 0) {
+			     vmdk_type_names[l->type], text, l->type == VMDK_FLAT ? " 0" : "") < 0) {
 		line = NULL;
 		ret = err_errno(err, -ENOMEM, "%s", img->name);
 	}
@@ -238,6 +239,7 @@ static int extent_add(struct tapimg *img, uint64_t len, struct tapimg_err *err)
 	if (!ret)
 		ret = vmdk_extent_append(img, err);
 	free(name);
+	free(text);
 	free(line);
 	return ret;
 }

@@ -159,31 +159,43 @@ int vmdk_desc_truncate(struct tapimg *img, unsigned n)
 	return ret ? ret : vmdk_desc_again(img, NULL);
 }
 
+/* What could not be written is forgotten: whoever writes next would put it there. */
+static void text_back(struct tapimg *img, const char *old)
+{
+	struct vmdk *v = vmdk_of(img);
+	char *text = strdup(old);
+
+	if (!text)
+		return;
+	free(v->desc.text);
+	v->desc.text = text;
+	v->desc.len = strlen(text);
+	vmdk_desc_again(img, NULL);
+}
+
 int vmdk_desc_write(struct tapimg *img, struct tapimg_err *err)
 {
 	struct vmdk *v = vmdk_of(img);
 	uint64_t had = v->desc_max ? v->desc_max : img->file->size;
 	uint64_t room = MAX(had, v->desc_max ? 0 : v->desc.len);
 	char *old = calloc(1, room + 1), *buf = calloc(1, room + 1);
-	int ret = old && buf ? 0 : -ENOMEM;
+	int ret = old && buf ? file_pread(img->file, old, had, v->desc_off) : -ENOMEM;
+	bool known = !ret;
 
 	if (!ret && v->desc.len > room) {
-		free(old);
-		free(buf);
-		return err_set(err, -ENOSPC, "%s: its descriptor would have %zu bytes, and has room for "
-			       "%llu", img->name, v->desc.len, (unsigned long long)room);
+		ret = err_set(err, -ENOSPC, "%s: its descriptor would have %zu bytes, and has room for %llu",
+			      img->name, v->desc.len, (unsigned long long)room);
+	} else {
+		if (!ret) {
+			memcpy(buf, v->desc.text, v->desc.len);
+			ret = write_text(img, old, buf, room, err);
+		}
+		if (ret)
+			err_errno(err, ret, "%s: writing the descriptor", img->name);
 	}
-	if (!ret)
-		ret = file_pread(img->file, old, had, v->desc_off);
-	if (!ret) {
-		memcpy(buf, v->desc.text, v->desc.len);
-		ret = write_text(img, old, buf, room, err);
-	}
+	if (ret && known)
+		text_back(img, old);
 	free(old);
-	if (ret) {
-		free(buf);
-		return err_errno(err, ret, "%s: writing the descriptor", img->name);
-	}
 	free(buf);
-	return vmdk_desc_again(img, err);
+	return ret ? ret : vmdk_desc_again(img, err);
 }

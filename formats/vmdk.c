@@ -12,10 +12,12 @@
  * The content id and the marks of open extents go first of all (vmdk-gate.c).
  */
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
+#include "name.h"
 #include "target.h"
 #include "vmdk.h"
 
@@ -69,6 +71,23 @@ uint32_t vmdk_new_cid(uint32_t old)
 
 /* -------------------------------------------------------------------- extents */
 
+char *vmdk_name(struct tapimg_loop *loop, const char *name)
+{
+	char *out;
+
+	if (!name_has_scheme(name) || file_provided(loop, name))
+		return strdup(name);
+	return asprintf(&out, "./%s", name) < 0 ? NULL : out;
+}
+
+char *vmdk_name_resolve(struct tapimg_loop *loop, const char *base, const char *name)
+{
+	char *plain = vmdk_name(loop, name), *path = plain ? name_resolve(base, plain) : NULL;
+
+	free(plain);
+	return path;
+}
+
 /* A file that the descriptor names; one that it names twice is opened once. */
 static int file_add(struct tapimg *img, const struct vmdk_line *l, struct vmdk_extent *x,
 		    struct tapimg_err *err)
@@ -82,7 +101,7 @@ static int file_add(struct tapimg *img, const struct vmdk_line *l, struct vmdk_e
 	if (!l->file || !*l->file)
 		return err_set(err, -EINVAL, "%s: descriptor, line %u: the extent names no file", img->name,
 			       l->number);
-	x->path = name_resolve(img->path, l->file);
+	x->path = vmdk_name_resolve(img->loop, img->path, l->file);
 	if (!x->path)
 		return err_errno(err, -ENOMEM, "%s", img->name);
 	for (unsigned i = 0; i < v->nfiles; i++) {
@@ -337,11 +356,23 @@ void vmdk_geometry_changed(struct tapimg *img)
 	img->unit = MAX(grain, 1U);
 }
 
-/* The first sector says whether there is a sparse extent, and where its descriptor is. */
+static bool has_sectors(const struct vmdk_desc *d)
+{
+	for (unsigned i = 0; i < d->nlines; i++)
+		if (d->line[i].sectors)
+			return true;
+	return false;
+}
+
+/*
+ * The first sector says whether there is a sparse extent, and where its descriptor is.  @holder: of a capacity of 0
+ * that is all there is in the file; unless the disk has none either.
+ */
 static int open_sparse(struct tapimg *img, const uint8_t *head, bool *holder, struct tapimg_err *err)
 {
 	struct vmdk *v = vmdk_of(img);
 	uint64_t off = get_le64(head + VH_DESC_OFF), len = get_le64(head + VH_DESC_SIZE);
+	int ret;
 
 	*holder = false;
 	if (get_le32(head) != VMDK_MAGIC || !off)
@@ -351,10 +382,11 @@ static int open_sparse(struct tapimg *img, const uint8_t *head, bool *holder, st
 		return err_set(err, -EINVAL, "%s: the descriptor at sector %" PRIu64 " of %" PRIu64
 			       " sectors is not inside the file", img->name,
 			       get_le64(head + VH_DESC_OFF), get_le64(head + VH_DESC_SIZE));
-	*holder = !get_le64(head + VH_CAPACITY);
 	v->desc_off = off;
 	v->desc_max = len;
-	return vmdk_desc_read(img->file, off, len, &v->desc, img->name, err);
+	ret = vmdk_desc_read(img->file, off, len, &v->desc, img->name, err);
+	*holder = !ret && !get_le64(head + VH_CAPACITY) && has_sectors(&v->desc);
+	return ret;
 }
 
 static int open_parts(struct tapimg *img, struct tapimg_err *err)
@@ -395,7 +427,8 @@ static int set_parent(struct tapimg *img, struct tapimg_err *err)
 			       img->name, d->parent_cid);
 	/* a path of Windows means nothing here, but the file may lie beside the child */
 	slash = strrchr(d->parent, '\\');
-	img->backing_name = strdup(slash && !strchr(d->parent, '/') ? slash + 1 : d->parent);
+	img->backing_name = slash && !strchr(d->parent, '/') ? strdup(slash + 1) :
+			    vmdk_name(img->loop, d->parent);
 	img->backing_fmt = strdup("vmdk");
 	return img->backing_name && img->backing_fmt ? 0 : err_errno(err, -ENOMEM, "%s", img->name);
 }

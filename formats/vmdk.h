@@ -132,6 +132,13 @@ char *vmdk_desc_get(const struct vmdk_desc *d, const char *key);
  */
 int vmdk_desc_set(struct vmdk_desc *d, const char *key, const char *value, bool quote,
 		  const char *after);
+/*
+ * @name (UTF-8) as it has to stand in the text, in the encoding of that: malloc'd.  -EILSEQ: it cannot be; @err then
+ * says so, without the image's name.
+ */
+int vmdk_desc_name(const struct vmdk_desc *d, const char *name, char **out, struct tapimg_err *err);
+/* The line that names the file of a change tracking becomes a comment of the same length. */
+void vmdk_desc_end_tracking(struct vmdk_desc *d);
 /* Sets the number of sectors in the extent line of that number. -ENOMEM, -EINVAL. */
 int vmdk_desc_set_sectors(struct vmdk_desc *d, unsigned line, uint64_t sectors);
 /* Puts a line (without its end) behind line @after; removes one.  -ENOMEM, -EINVAL. */
@@ -245,12 +252,18 @@ static inline struct vmdk *vmdk_of(const struct tapimg *img)
 /* the extent at that offset of the disk, which is inside the disk */
 struct vmdk_extent *vmdk_extent_at(struct vmdk *v, uint64_t off);
 
+/*
+ * Names in descriptors are those of files: what only looks like a scheme ("a:b.vmdk") is a part of the name.  malloc'd,
+ * NULL: no memory.
+ */
+char *vmdk_name(struct tapimg_loop *loop, const char *name);
+char *vmdk_name_resolve(struct tapimg_loop *loop, const char *base, const char *name);
 /* Reads the descriptor that lies in [off, off+len) of @f. */
 int vmdk_desc_read(struct file *f, uint64_t off, uint64_t len, struct vmdk_desc *d,
 		   const char *name, struct tapimg_err *err);
 /*
  * Writes v->desc.text to where it came from, in one write, flushed, and parses it again.  -ENOSPC: it does not fit
- * into its place in the sparse extent.
+ * into its place in the sparse extent.  After a failure v->desc is what it was on the disk before.
  */
 int vmdk_desc_write(struct tapimg *img, struct tapimg_err *err);
 /* v->desc.text was changed: parses it again, in memory only. */

@@ -2,6 +2,8 @@
 """QCOW version 1 beside qemu-img, its reads beside our own of a raw disk, img2qcow beside cp."""
 import os
 
+from versus_raw import more_than_raw
+
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 
@@ -49,11 +51,7 @@ def reads(b, name, wanted):
     raw, img = b.full(b.mem + '/full.raw', b.small(GIB, 256 * MIB)), b.mem + '/full.qcow'
     count = b.small(200000, 50000)
     b.once(img, b.tapimg, 'convert', '-f', 'raw', '-O', 'qcow', raw, img)
-    args = ['bench', '-c', count, '-d', 32, '-s', 4096, '-S', MIB + 4096, '-t', 'none']
-    got, base = b.pair([b.tapimg, *args, '-f', 'qcow', img], [b.tapimg, *args, '-f', 'raw', raw])
-    a, z = sorted(r[1] for r in got), sorted(r[1] for r in base)
-    more = [(x - z[len(z) // 2]) * 1e6 / count for x in a]
-    b.value(name, '4 KiB reads, more than raw', more, 'us', wanted, [x * 1e6 / count for x in z])
+    more_than_raw(b, name, count, ['qcow', img], raw, wanted)
 
 
 def img2qcow(b, name, wanted):

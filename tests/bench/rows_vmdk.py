@@ -2,6 +2,8 @@
 """VMDK beside qemu-img: reading, first writes, converting into a sparse image."""
 import os
 
+from versus_raw import more_than_raw
+
 MIB = 1 << 20
 GIB = 1 << 30
 GRAIN = 64 << 10
@@ -15,6 +17,7 @@ def reads(b, name, wanted):
     ours, theirs = b.pair([b.tapimg, *args], [b.qemu, *args, '-i', 'native'])
     b.ratio(name, '4 KiB reads, CPU per I/O', [r[1] for r in ours], [r[1] for r in theirs], wanted,
             'us', 1e6 / count)
+    more_than_raw(b, name, count, ['vmdk', img], raw, 0.2)
 
 
 def allocate(b, name, wanted):

@@ -30,7 +30,7 @@ cid() { # file: as it is in the descriptor
 }
 
 # --- every verb on every type that is written to
-for t in monolithicSparse monolithicFlat twoGbMaxExtentSparse twoGbMaxExtentFlat vmfsSparse; do
+for t in monolithicSparse monolithicFlat twoGbMaxExtentSparse twoGbMaxExtentFlat vmfs vmfsSparse; do
 	rm -rf d && mkdir d
 	o="subformat=$t"
 	case $t in twoGb*) o="$o,extent_size=2M" ;; esac
@@ -46,7 +46,7 @@ virtual size: 6 MiB \\($size bytes\\)
 		"$(tapimg info --output=json d/a.vmdk | jq '."format-specific".data.cid')" "$((16#$(cid d/a.vmdk)))"
 	is "$t: map covers the disk" "$(tapimg map --output=json d/a.vmdk | jq 'map(.length) | add')" "$size"
 	took=$(cat d/* | wc -c)
-	[[ $t != *Flat ]] || took=$(cat d/a-f* | wc -c)		# the text beside it does not count
+	[[ $t != *Flat && $t != vmfs ]] || took=$(cat d/a-f* | wc -c)		# the text beside it does not count
 	is "$t: measure is enough" "$(($(tapimg measure -f raw -O vmdk -o "$o" --output=json s.raw |
 		jq .required) >= took))" 1
 	was=$(cid d/a.vmdk)
@@ -109,6 +109,27 @@ exits "no such adapter" 1 "adapter" tapimg create -f vmdk -o adapter_type=nvram 
 exits "a grain of no power of two" 1 "grain" tapimg create -f vmdk -o grain_size=3k x.vmdk 1M
 exits "a disk larger than its type" 1 "too large|at most|larger" tapimg create -f vmdk x.vmdk 300T
 is "nothing is left of them" "$(ls x* 2>/dev/null)" ""
+
+# --- files beside it
+cp s.raw u-flat.vmdk
+works "what is copied has the name of the extent" \
+	tapimg convert -f raw -O vmdk -o subformat=monolithicFlat u-flat.vmdk u.vmdk
+works "and is that now" tapimg compare -f raw s.raw u.vmdk
+works "a colon in the name" tapimg convert -f raw -O vmdk -o subformat=twoGbMaxExtentSparse s.raw ./old:disk.vmdk
+is "is one of the extent's as well" "$(ls old*)" "old:disk-s001.vmdk
+old:disk.vmdk"
+works "and found again" tapimg compare -f raw s.raw ./old:disk.vmdk
+
+# --- a disk of no size, which can grow
+for t in monolithicSparse monolithicFlat twoGbMaxExtentSparse vmfsSparse; do
+	works "$t: nothing" tapimg create -q -f vmdk -o "subformat=$t" z.vmdk 0
+	like "$t: nothing, info" "$(tapimg info z.vmdk)" 'virtual size: 0'
+	works "$t: nothing, check" tapimg check -q z.vmdk
+	works "$t: nothing grows" tapimg resize -q z.vmdk "$size"
+	works "$t: and is written" tapimg convert -n -f raw -O vmdk s.raw z.vmdk
+	works "$t: and read" tapimg compare -f raw s.raw z.vmdk
+	rm z*.vmdk
+done
 
 # --- damage: found, named, mended, and then the same contents
 tapimg convert -f raw -O vmdk s.raw good.vmdk

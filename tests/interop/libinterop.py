@@ -9,6 +9,11 @@ import subprocess
 import sys
 import time
 
+try:
+    import pyvmdk
+except ImportError:
+    pyvmdk = None
+
 TAPIMG = os.environ.get('TAPIMG', 'build/tapimg')
 BUILD = os.environ.get('TAPIMG_BUILD', 'build')
 SRC = os.environ.get('TAPIMG_SRC', os.path.dirname(os.path.dirname(os.path.dirname(
@@ -63,6 +68,31 @@ def sha256(path):
         for block in iter(lambda: f.read(1 << 20), b''):
             h.update(block)
     return h.hexdigest()
+
+
+def libvmdk_same(raw, image):
+    """What libvmdk reads of an image is what the raw file has.  Looks at nothing where it is not installed."""
+    if not pyvmdk:
+        return
+    LOG.add(f'libvmdk reads {image}')
+    vmdk = pyvmdk.handle()
+    vmdk.open(image)
+    vmdk.open_extent_data_files()
+    size = os.stat(raw).st_size
+    if vmdk.get_media_size() != size:
+        raise Failed(f'libvmdk sees {vmdk.get_media_size()} bytes, not {size}')
+    with open(raw, 'rb') as f:
+        at = 0
+        while at < size:
+            want = os.pread(f.fileno(), 1 << 20, at)
+            if vmdk.read_buffer_at_offset(len(want), at) != want:
+                raise Failed(f'libvmdk reads something else in the MiB at {at}')
+            at += len(want)
+            try:        # of holes only what is next to data
+                at = os.lseek(f.fileno(), at, os.SEEK_DATA)
+            except OSError:
+                break
+    vmdk.close()
 
 
 class Counter:

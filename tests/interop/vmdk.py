@@ -8,7 +8,7 @@ import random
 import sys
 import tempfile
 
-from libinterop import QEMU, TAPIMG, Counter, Failed, have, sh
+from libinterop import QEMU, TAPIMG, Counter, Failed, have, libvmdk_same, pyvmdk, sh
 
 FORMATS = {
     'monolithicSparse': {}, 'monolithicFlat': {}, 'twoGbMaxExtentSparse': {}, 'twoGbMaxExtentFlat': {},
@@ -56,8 +56,10 @@ def ours(tmp, sub, more):
     sh(TAPIMG, 'convert', '-f', 'raw', '-O', 'vmdk', '-o', options(sub, more), raw, image)
     same(raw, image)
     sh(TAPIMG, 'check', image)
-    if have('vmdkinfo') and sub not in ('vmfs', 'vmfsSparse'):
-        sh('vmdkinfo', image)
+    if sub not in ('vmfs', 'vmfsSparse'):
+        if have('vmdkinfo'):
+            sh('vmdkinfo', image)
+        libvmdk_same(raw, image)
     if sub in FORMATS and 'zeroed' not in more:
         writes(image, 20, size, sub)
         writes(raw, 20, size, sub)
@@ -142,6 +144,8 @@ def main():
         case(f'grown {sub}', grown, sub)
     if not have('vmdkinfo'):
         c.skip('vmdk vmdkinfo', 'vmdkinfo (libvmdk-utils) is not installed')
+    if not pyvmdk:
+        c.skip('vmdk libvmdk', 'python3-libvmdk is not installed')
     return c.end()
 
 

@@ -10,8 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "scratch.h"
 #include "vmdk-stream.h"
+#include "vmdklib.h"
 
 #define GRAIN (64 * KiB)
 #define SPAN (512 * GRAIN)		/* of a grain table */
@@ -336,36 +336,6 @@ END_TEST
 
 /* ----------------------------------------------------------- other shapes, by hand */
 
-/* A grain as level 0 has it: one stored block. */
-static size_t put_grain(uint8_t *p, uint64_t lba, const uint8_t *data, uint32_t len, bool marks)
-{
-	uint8_t *z = p + (marks ? 12 : 4);
-	uint32_t a = 1, b = 0, n = 2;
-
-	if (marks)
-		put_le64(p, lba);
-	z[0] = 0x78;
-	z[1] = 0x01;
-	for (uint32_t at = 0; at < len;) {
-		uint32_t part = MIN(len - at, 40000U);
-
-		z[n] = at + part == len;
-		put_le16(z + n + 1, part);
-		put_le16(z + n + 3, ~part);
-		memcpy(z + n + 5, data + at, part);
-		n += 5 + part;
-		at += part;
-	}
-	for (uint32_t i = 0; i < len; i++) {
-		a = (a + data[i]) % 65521;
-		b = (b + a) % 65521;
-	}
-	put_be32(z + n, b << 16 | a);
-	n += 4;
-	put_le32(z - 4, n);
-	return round_up((z - p) + n, 512);
-}
-
 enum { SHAPE_MARKS = 1, SHAPE_V1 = 2, SHAPE_EOS = 4, SHAPE_ZEROED = 8, SHAPE_BIG = 16 };
 
 /*
@@ -393,7 +363,7 @@ static size_t put_front(unsigned shape, size_t *last)
 		*last = pos * 512;
 		put_le32(p + 1024 + 4 * grains[i], pos);
 		fill(one, 4096, i + 1);
-		pos += put_grain(p + pos * 512, grains[i] * 8, one, i == 2 ? 512 : 4096,
+		pos += vm_grain(p + pos * 512, grains[i] * 8, one, i == 2 ? 512 : 4096,
 				 shape & SHAPE_MARKS) / 512;
 	}
 	if (shape & SHAPE_ZEROED)
