@@ -40,6 +40,7 @@ struct loop_watches {
 	unsigned count;
 	unsigned busy_turns;		/* since the descriptors were asked */
 	bool hot;			/* the last answer had something */
+	bool coarse;			/* no epoll_pwait2(): timeouts in milliseconds */
 	bool woken;			/* the next one will */
 	int at, n;			/* fetched events: delivered, all */
 	struct watch_call *calls;	/* of fn() that are running, innermost first */

@@ -132,17 +132,33 @@ static int watch_deliver(struct tapimg_loop *loop)
 	return done;
 }
 
+#define WATCH_FINE_NS 10000000		/* up to here a millisecond more is much */
+
+static int watch_wait(struct loop_watches *lw, int64_t timeout_ns)
+{
+	int64_t ms = timeout_ns < 0 ? -1 : (int64_t)MIN(div_up(timeout_ns, 1000000), INT32_MAX);
+	struct timespec ts = { .tv_nsec = timeout_ns };
+	int n;
+
+	if (timeout_ns > 0 && timeout_ns < WATCH_FINE_NS && !lw->coarse) {
+		n = epoll_pwait2(lw->epfd, lw->ev, ARRAY_SIZE(lw->ev), &ts, NULL);
+		if (n >= 0 || errno != ENOSYS)
+			return n;
+		lw->coarse = true;	/* a kernel before 5.11 */
+	}
+	return epoll_wait(lw->epfd, lw->ev, ARRAY_SIZE(lw->ev), ms);
+}
+
 int watch_collect(struct tapimg_loop *loop, int64_t timeout_ns)
 {
 	struct loop_watches *lw = &loop->watch;
-	int64_t ms = timeout_ns < 0 ? -1 : (int64_t)MIN(div_up(timeout_ns, 1000000), INT32_MAX);
 	int n, done = watch_deliver(loop);
 
 	if (done)
 		return done;
 	lw->busy_turns = 0;
 	lw->woken = false;
-	n = epoll_wait(lw->epfd, lw->ev, ARRAY_SIZE(lw->ev), ms);
+	n = watch_wait(lw, timeout_ns);
 	lw->hot = n > 0;
 	if (n < 0)
 		return errno == EINTR ? 0 : -errno;

@@ -8,7 +8,8 @@
  * each NBD_BURST of reads, until the end of the turn, so that buffers are sent and used again while
  * they are in the processor's cache.
  *
- * Out.  Whatever has been answered in a turn goes out with one sendmsg() at its end.
+ * Out.  Whatever has been answered in a turn goes out with one sendmsg() at its end.  Then a busy
+ * connection may be left alone for a while (nbd-pace.c), so that the next turn has more to do.
  *
  * The descriptor is watched edge-triggered: what may still be there to read is in c->readable.
  */
@@ -41,6 +42,7 @@ static void conn_free(struct nbd_conn *c)
 	struct nbd_front *f = c->front;
 
 	loop_timer_cancel(&c->deadline);
+	nbd_pace_stop(c);
 	if (c->fd >= 0)
 		loop_unwatch(c->loop, &c->watch);
 	c->io->close(c);
@@ -122,6 +124,7 @@ void nbd_conn_shutdown(struct nbd_conn *c)
 		return;
 	c->shutdown = true;
 	arm_deadline(c, GRACE_NS);
+	c->readable |= c->deaf;
 	if (c->state == NBD_TRANSMIT)
 		nbd_conn_run(c);	/* what has arrived is answered with ESHUTDOWN */
 	nbd_status_resume(c);
@@ -130,13 +133,28 @@ void nbd_conn_shutdown(struct nbd_conn *c)
 
 /* ------------------------------------------------------------------ out */
 
+static void watch_anew(struct nbd_conn *c)
+{
+	if (c->fd >= 0)
+		loop_watch_events(c->loop, &c->watch, (c->deaf ? watched & ~EPOLLIN : watched) |
+						      (c->blocked ? EPOLLOUT : 0));
+}
+
 static void conn_blocked(struct nbd_conn *c, bool blocked)
 {
 	if (c->blocked == blocked)
 		return;
 	c->blocked = blocked;
-	if (c->fd >= 0)
-		loop_watch_events(c->loop, &c->watch, watched | (blocked ? EPOLLOUT : 0));
+	watch_anew(c);
+}
+
+/* Changing an edge-triggered watch tells of what is there already. */
+void nbd_conn_watch(struct nbd_conn *c, bool input)
+{
+	if (c->deaf == !input)
+		return;
+	c->deaf = !input;
+	watch_anew(c);
 }
 
 static void iov_rest(struct iovec *iov, const void *p, uint64_t len, uint64_t *skip)
@@ -238,6 +256,7 @@ static void flush_task(struct task *t)
 	conn_write(c);
 	if (!c->ended && (c->readable || c->rpos < c->rend) && may_go_on(c))
 		nbd_conn_kick(c);
+	nbd_pace_turn(c);
 	c->busy--;
 	nbd_conn_put(c);
 }
@@ -502,6 +521,7 @@ struct nbd_conn *nbd_conn_new(struct nbd_front *f, int fd, const struct nbd_io *
 	c->io = io;
 	c->fd = fd;
 	c->last = &c->first;
+	nbd_pace_init(&c->pace);
 	list_init(&c->held);
 	list_init(&c->starving);
 	if (fd >= 0) {

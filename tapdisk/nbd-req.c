@@ -46,6 +46,7 @@ static struct nbd_req *req_new(struct nbd_conn *c)
 	r->payload_len = 0;
 	r->status = NULL;
 	c->nreqs++;
+	c->pace.taken++;
 	return r;
 }
 

@@ -8,6 +8,7 @@
  *	nbd-hello.c	the handshake's options
  *	nbd-meta.c	the handshake's metadata contexts
  *	nbd-req.c	requests taken apart and handed to the disk, replies put together
+ *	nbd-pace.c	how often a busy connection is looked at
  *	nbd-status.c	block status
  *	nbd-pool.c	buffers
  *
@@ -175,6 +176,25 @@ struct nbd_io {
 };
 extern const struct nbd_io nbd_io_socket, nbd_io_tls;
 
+/* How long a connection is left alone after a turn. */
+struct nbd_pace {
+	struct timer timer;
+	bool paused;			/* the timer is armed, the socket not watched for input */
+	unsigned taken, counted;	/* requests, modulo 2^32: received; of them, in windows */
+	uint64_t pause;			/* ns: in use */
+	uint64_t good, next;		/* the longest that did no harm; that of the attempt */
+	uint64_t sum[2];		/* its times for a request: without the pause, with it */
+	unsigned phase;
+	uint64_t began;			/* the window */
+	unsigned n;
+	unsigned wait, rest;		/* windows until the next attempt; the same, should that fail */
+};
+void nbd_pace_init(struct nbd_pace *p);
+/* @requests more have been received; @now: ns of a steady clock.  May change p->pause. */
+void nbd_pace_count(struct nbd_pace *p, unsigned requests, uint64_t now);
+void nbd_pace_turn(struct nbd_conn *c);	/* at the end of a turn */
+void nbd_pace_stop(struct nbd_conn *c);
+
 enum nbd_state { NBD_HELLO, NBD_OPTIONS, NBD_TLS_HANDSHAKE, NBD_TRANSMIT };
 
 struct nbd_conn {
@@ -196,6 +216,7 @@ struct nbd_conn {
 	bool inside;			/* nbd_conn_run(): a nested turn does not enter it again */
 	bool readable;			/* the socket may have more */
 	bool blocked;			/* the socket takes no more */
+	bool deaf;			/* the socket is not watched for input */
 	bool ended;			/* nothing more is read; what is in flight is answered, then closed */
 	bool dead;			/* nothing is sent any more either */
 	bool shutdown;			/* new requests get ESHUTDOWN */
@@ -210,6 +231,7 @@ struct nbd_conn {
 	struct nbd_req *late;		/* refused, to be answered when its payload has been thrown away */
 	uint64_t got;			/* so much of it is there */
 	uint64_t burst;			/* see NBD_BURST */
+	struct nbd_pace pace;
 
 	/* out */
 	uint8_t *out;			/* handshake replies */
@@ -246,6 +268,7 @@ void nbd_conn_end(struct nbd_conn *c);		/* in an orderly way: answers what is in
 void nbd_conn_shutdown(struct nbd_conn *c);	/* the disk or the server goes */
 void nbd_conn_put(struct nbd_conn *c);		/* looks whether it can go away; last thing a caller does */
 void nbd_conn_run(struct nbd_conn *c);		/* reads and handles what is there */
+void nbd_conn_watch(struct nbd_conn *c, bool input);	/* whether input ends a sleep; the end always does */
 /* For watches: what epoll says. */
 void nbd_conn_event(struct watch *w, uint32_t events);
 

@@ -394,10 +394,13 @@ def brief(b, name, verb):
         b.run(b.qemu, 'bench', '-w', '-f', 'qcow2', '-c', 100, '-s', 65536, '-S', 3 * 65536, img)
         b.made[img + ' written'] = True
     ours, theirs = b.pair([b.tapimg, verb, img], [b.qemu, verb, img], reps=51, warm=True)
+    empty = sorted(b.run('/bin/true')[0] * 1e3 for _ in range(51))
     b.value(name, f'{verb}, wall', [r[0] * 1e3 for r in ours], 'ms', 2.0,
             [r[0] * 1e3 for r in theirs])
     b.value(name, f'{verb}, resident', [r[2] / KIB for r in ours], 'MiB', 4e6 / MIB,
             [r[2] / KIB for r in theirs])
+    # how long this machine takes to start anything
+    print(f'{"":18}an empty program, wall   {empty[25]:.4g} ms ({empty[0]:.4g} to {empty[-1]:.4g})')
 
 
 @row(2.0)

@@ -60,14 +60,14 @@ def null_servers(b):
 
 
 def file_servers(b):
-    """A raw file with every byte written, on tmpfs."""
+    """A raw file with every byte written, on tmpfs; to be read only, for it is open in all of them at once."""
     path = b.full(b.mem + '/full.raw', b.small(GIB, 256 * MIB))
-    out = [Server(b, 'tapdisk', [os.path.join(b.build, 'tapdisk'), '-q', '--disk', f'raw:{path}', '--nbd',
+    out = [Server(b, 'tapdisk', [os.path.join(b.build, 'tapdisk'), '-q', '--disk', f'raw:{path},read-only=on', '--nbd',
                                  'socket=SOCKET'])]
     if shutil.which('nbdkit'):
-        out.append(Server(b, 'nbdkit', ['nbdkit', '-f', '-U', 'SOCKET', 'file', path]))
+        out.append(Server(b, 'nbdkit', ['nbdkit', '-f', '-r', '-U', 'SOCKET', 'file', path]))
     if shutil.which('qemu-nbd'):
-        out.append(Server(b, 'qemu-nbd', ['qemu-nbd', '-t', '-e', '8', '-f', 'raw', '-k', 'SOCKET', path]))
+        out.append(Server(b, 'qemu-nbd', ['qemu-nbd', '-t', '-r', '-e', '8', '-f', 'raw', '-k', 'SOCKET', path]))
     return out
 
 
