@@ -30,7 +30,8 @@ static int show(void *arg, uint64_t done, uint64_t total)
 
 static int open_parent(struct cli *c, const char *path, bool raw, struct tapimg **out)
 {
-	struct tapimg_open_opts opts = { .format = raw ? "raw" : "vhd", .flags = TAPIMG_RDWR };
+	struct tapimg_open_opts opts = { .format = raw ? "raw" : "vhd",
+					 .flags = TAPIMG_RDWR | TAPIMG_CIPHERTEXT };
 	struct tapimg_err err = { 0 };
 	int ret = tapimg_open(c->loop, path, &opts, out, &err);
 
@@ -50,6 +51,21 @@ static int check_identity(const struct vu_file *f, struct tapimg *parent, struct
 	return err_set(err, -EINVAL, "%s: is not the parent: it has another uuid", parent->name);
 }
 
+/* What is stored goes over as it is, so both have to be enciphered in the same way, or neither. */
+static int check_key(const struct vu_file *f, struct tapimg *parent, struct tapimg_err *err)
+{
+	const struct vhd_batmap_header *a = &f->look.batmap, *b = NULL;
+	bool secret = f->look.has_batmap && a->has_key;
+
+	if (!vu_parent_raw(f) && vhd_enciphered(vhd_of(parent)))
+		b = &vhd_of(parent)->look.batmap;
+	if (secret == !!b && (!b || (!memcmp(a->nonce, b->nonce, sizeof(a->nonce)) &&
+				     !memcmp(a->hash, b->hash, sizeof(a->hash)))))
+		return 0;
+	return err_set(err, -EINVAL, "%s: is not enciphered as its parent '%s' is", f->name,
+		       parent->name);
+}
+
 static int move(struct cli *c, const struct vu_file *f, struct tapimg *child,
 		struct tapimg *parent, bool progress, int64_t *sectors)
 {
@@ -57,6 +73,8 @@ static int move(struct cli *c, const struct vu_file *f, struct tapimg *child,
 	int shown = -1, ret;
 
 	ret = check_identity(f, parent, &err);
+	if (!ret)
+		ret = check_key(f, parent, &err);
 	child->backing = parent;
 	if (!ret)
 		ret = tapimg_commit(child, 1, false, 0, progress ? show : NULL, &shown, &err);

@@ -208,14 +208,14 @@ int vu_depth(struct cli *c, const struct vu_file *f, unsigned *depth)
 
 int vu_open(struct cli *c, const char *name, unsigned flags, struct tapimg **out)
 {
-	struct tapimg_open_opts opts = { .format = "vhd", .flags = flags & ~VU_CHAIN };
+	struct tapimg_open_opts opts = { .format = "vhd" };
 	struct tapimg_err err = { 0 };
 	char *path;
 	int ret;
 
 	*out = NULL;
-	if (!(flags & VU_CHAIN))
-		opts.flags |= TAPIMG_NO_BACKING;
+	opts.flags = (flags & ~VU_CHAIN) | TAPIMG_CIPHERTEXT;
+	opts.flags |= flags & VU_CHAIN ? TAPIMG_SHARE_BACKING : TAPIMG_NO_BACKING;
 	if (!(flags & TAPIMG_RDWR))
 		opts.flags |= TAPIMG_SHARE;
 	if (is_device(name))

@@ -207,6 +207,10 @@ static int fill(struct cli *c, struct tapimg *img, const struct fill *a)
 
 	if (v->fixed)
 		return -EINVAL;
+	for (const struct tapimg *l = img; l && !a->bitmaps; l = l->backing)
+		if (l->fmt == &vhd_format && vhd_enciphered(vhd_of(l)))
+			return failed(c, a->name, &err, err_set(&err, -ENOTSUP, "%s: is enciphered: what is "
+				      "not there would have to be filled with enciphered zeroes", l->name));
 	if (!v->entries)
 		return 0;
 	first = a->from_given ? a->from / per_block : 0;

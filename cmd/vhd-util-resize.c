@@ -64,7 +64,7 @@ static int grow_fast(struct cli *c, const char *name, struct tapimg *img, uint64
 static int resize_fast(struct cli *c, const char *name, uint64_t size)
 {
 	struct tapimg *img;
-	int ret = vu_open(c, name, TAPIMG_RDWR, &img);
+	int ret = vu_open(c, name, TAPIMG_RDWR | VU_CHAIN, &img);
 
 	if (!ret)
 		ret = grow_fast(c, name, img, size);
@@ -111,11 +111,14 @@ static int grow_journaled(struct cli *c, const char *name, struct tapimg *img, u
 	struct tapimg_err err = { 0 };
 	const char *where;
 	enum vhd_stop stop = stop_wanted(&where);
+	bool fixed = vhd_of(img)->fixed;
 	int ret;
 
-	if (vhd_of(img)->fixed)
+	/* what is cut off of it no journal could bring back */
+	if (fixed && size < vhd_of(img)->look.footer.cur_size)
 		return failed(c, name, &err, tapimg_resize(img, size, TAPIMG_PREALLOC_OFF, true, &err));
-	size = round_up(size, VHD_BLOCK_SIZE);
+	if (!fixed)
+		size = round_up(size, VHD_BLOCK_SIZE);
 	if (size < vhd_of(img)->look.footer.cur_size) {
 		printf("dynamic shrink not fully implemented\n");
 		return -ENOSYS;
@@ -134,7 +137,7 @@ static int resize_journaled(struct cli *c, const char *name, uint64_t size, cons
 	int ret = try_journal(journal);
 
 	if (!ret)
-		ret = vu_open(c, name, TAPIMG_RDWR, &img);
+		ret = vu_open(c, name, TAPIMG_RDWR | VU_CHAIN, &img);
 	if (ret) {
 		printf("creating journal failed: %d\n", ret);
 		return ret;

@@ -65,7 +65,7 @@ int vu_depth(struct cli *c, const struct vu_file *f, unsigned *depth);
 
 /*
  * Opens the image for requests or changes, without what lies below unless @flags say so:
- * TAPIMG_RDWR or 0, and VU_CHAIN.
+ * TAPIMG_RDWR or 0, and VU_CHAIN.  Enciphered data are seen as they are stored.
  */
 enum { VU_CHAIN = 1 << 30 };
 int vu_open(struct cli *c, const char *name, unsigned flags, struct tapimg **out);

@@ -339,7 +339,7 @@ static int qcow_open(struct tapimg *img, const struct tapimg_open_opts *o, struc
 		ret = xen_look(img, err);
 	if (!ret)
 		ret = cache_open(img, err);
-	if (!ret && q->encrypted && !(img->flags & (TAPIMG_NO_IO | TAPIMG_CHECK)))
+	if (!ret && q->encrypted && !(img->flags & (TAPIMG_NO_IO | TAPIMG_CHECK | TAPIMG_CIPHERTEXT)))
 		ret = set_key(img, err);
 	if (ret)
 		return ret;

@@ -33,7 +33,7 @@ int vhd_reload(struct tapimg *img, struct tapimg_err *err)
 	ret = vhd_geometry_set(img, err);
 	if (!ret && !v->fixed)
 		ret = vhd_batmap_load(img, err);
-	if (!ret && !v->fixed)
+	if (!ret && !v->fixed && !(img->flags & TAPIMG_CHECK))
 		ret = vhd_space_scan(img, err);
 	v->footer_moved = !v->fixed && !v->look.has_primary;
 	return ret;
@@ -41,38 +41,63 @@ int vhd_reload(struct tapimg *img, struct tapimg_err *err)
 
 /* ------------------------------------------------------------------- footers */
 
-int vhd_write_footers(struct tapimg *img, struct tapimg_err *err)
+/* The copy at 0, or the only one of a fixed disk. */
+static int write_first(struct tapimg *img, struct tapimg_err *err)
 {
 	struct vhd *v = vhd_of(img);
 	uint8_t buf[VHD_SECTOR];
-	int ret = 0;
+	int ret;
 
 	if (vhd_uuid_zero(v->look.footer.uuid))
 		vhd_uuid_new(v->look.footer.uuid);
 	vhd_footer_build(&v->look.footer, buf);
-	if (v->fixed) {
-		ret = file_pwrite(img->file, buf, VHD_SECTOR, v->look.primary_off);
-	} else {
-		ret = file_pwrite(img->file, buf, VHD_SECTOR, 0);
-		if (!ret)
-			ret = file_flush(img->file);
+	ret = file_pwrite(img->file, buf, VHD_SECTOR, v->fixed ? v->look.primary_off : 0);
+	if (!ret)
+		ret = file_flush(img->file);
+	if (ret)
+		return err_errno(err, ret, "%s: writing the footers", img->name);
+	if (!v->fixed) {
 		v->look.copy = v->look.footer;
 		v->look.has_copy = true;
 		v->footer_moved = true;
-		if (!ret)
-			return vhd_space_end(img, err) ? err ? err->code : -EIO : file_flush(img->file);
 	}
-	if (!ret)
-		ret = file_flush(img->file);
+	return 0;
+}
+
+static int write_second(struct tapimg *img, struct tapimg_err *err)
+{
+	int ret = vhd_of(img)->fixed ? 0 : vhd_space_end(img, err);
+
+	if (ret)
+		return ret;
+	ret = file_flush(img->file);
 	return ret ? err_errno(err, ret, "%s: writing the footers", img->name) : 0;
+}
+
+int vhd_write_footers(struct tapimg *img, struct tapimg_err *err)
+{
+	int ret = write_first(img, err);
+
+	return ret ? ret : write_second(img, err);
 }
 
 int vhd_set_hidden(struct tapimg *img, uint8_t value, struct tapimg_err *err)
 {
 	struct vhd *v = vhd_of(img);
+	struct tapimg_err full = { 0 };
+	int ret;
 
 	v->look.footer.hidden = value;
-	return vhd_write_footers(img, err);
+	ret = write_first(img, err);
+	if (ret)
+		return ret;
+	ret = write_second(img, &full);
+	if (ret == -ENOSPC && value && !v->fixed) {
+		/* a full volume can be marked all the same, for that is how it gets deleted */
+		v->footer_moved = false;
+		return 0;
+	}
+	return ret ? err_set(err, ret, "%s", full.text) : 0;
 }
 
 /* -------------------------------------------------------------------- batmap */
@@ -285,7 +310,9 @@ static int fill_place(struct tapimg *img, uint32_t *entry, uint8_t *buf)
 
 	if (end > v->limit || host / VHD_SECTOR >= VHD_UNUSED)
 		return -ENOSPC;
-	ret = file_zero(img->file, host + v->bitmap_len, v->block, IO_MAY_UNMAP);
+	/* where the file has never been it reads as zeroes as soon as it is so long */
+	ret = host + v->bitmap_len >= v->clean ? 0 :
+	      file_zero(img->file, host + v->bitmap_len, v->block, IO_MAY_UNMAP);
 	if (!ret)
 		ret = file_pwrite(img->file, buf, v->bitmap_len, host);
 	if (ret)

@@ -5,7 +5,8 @@
  * It lives in memory and is written when the image is closed, with its checksum in the header before
  * it.  A bit that is missing costs a look at the bitmap; one that is wrong would show sectors that are
  * not there, so a map is used only if its sum is right, and a bit only for a block that the table has.
- * Bits are never taken back while the block stays: its sectors stay.
+ * Bits are never taken back while the block stays: its sectors stay.  An image whose map shares bytes
+ * with a block is not opened for writing, for they may be the guest's; check puts the map elsewhere.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -47,6 +48,26 @@ void vhd_batmap_clear(struct vhd *v, uint32_t blk)
 	v->batmap_dirty = true;
 }
 
+void vhd_batmap_drop(struct vhd *v)
+{
+	free(v->batmap);
+	v->batmap = NULL;
+	v->batmap_dirty = false;
+}
+
+const char *vhd_batmap_bad(const struct vhd *v)
+{
+	const struct vhd_batmap_header *b = &v->look.batmap;
+
+	if (v->batmap || !v->look.has_batmap)
+		return NULL;
+	if (b->version != VHD_BATMAP_VERSION && b->version != VHD_BATMAP_V1)
+		return "unsupported batmap version";
+	if ((uint64_t)b->sectors * VHD_SECTOR < map_bytes(v))
+		return "batmap-BAT size mismatch";
+	return map_placed(v, &v->look) ? "invalid checksum" : "invalid batmap offset";
+}
+
 bool vhd_batmap_renew(struct tapimg *img)
 {
 	struct vhd *v = vhd_of(img);
@@ -72,9 +93,7 @@ int vhd_batmap_load(struct tapimg *img, struct tapimg_err *err)
 	uint8_t *map;
 	int ret;
 
-	free(v->batmap);
-	v->batmap = NULL;
-	v->batmap_dirty = false;
+	vhd_batmap_drop(v);
 	if (!l->has_batmap || !map_placed(v, l))
 		return 0;
 	len = (uint64_t)l->batmap.sectors * VHD_SECTOR;
@@ -82,7 +101,8 @@ int vhd_batmap_load(struct tapimg *img, struct tapimg_err *err)
 	if (!map)
 		return err_errno(err, -ENOMEM, "%s", img->name);
 	ret = file_pread(img->file, map, len, l->batmap.off);
-	if (!ret && vhd_batmap_sum(map, vhd_batmap_summed(&l->footer, &l->batmap), l->batmap.version) == l->batmap.checksum) {
+	if (!ret && vhd_batmap_sum(map, vhd_batmap_summed(&l->footer, &l->batmap),
+				   l->batmap.version) == l->batmap.checksum) {
 		v->batmap = map;
 	} else {
 		free(map);

@@ -12,6 +12,8 @@
  * R3. A block whose bitmap cannot be where it is said to be is dropped.  Sectors beyond the end of the file
  *     are lost; their bits are cleared and the file is made long enough, so that the others can be used.
  * R4. The batmap is begun anew where its sum is wrong; bits of blocks that are not there are cleared.
+ * R5. Where a block lies over the batmap or a name of the parent, or the batmap is nowhere, all tables are
+ *     written anew (vhd-switch.c): they go to their proper places, and what is in the way moves.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -35,6 +37,8 @@ struct check {
 	uint32_t *move;		/* blocks to be given a copy of their own */
 	uint32_t nmove;
 	bool footers;		/* have to be written */
+	bool over_batmap;	/* a block lies there */
+	bool tables;		/* R5 */
 	bool table_changed;
 };
 
@@ -130,25 +134,29 @@ static int by_host(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* R3 */
+/* R3, R5 */
 static void check_entry(struct check *c, uint32_t i)
 {
 	struct vhd *v = c->v;
-	uint32_t e = c->t.entry[i];
-	const char *bad = vhd_entry_check(v, e, c->img->file->size);
 	uint64_t total = (uint64_t)v->bitmap_len + v->block;
+	uint64_t host = (uint64_t)c->t.entry[i] * VHD_SECTOR;
+	const char *bad = vhd_entry_check(v, c->t.entry[i], c->img->file->size);
 
-	if (!bad && vhd_look_overlaps(&v->look, (uint64_t)e * VHD_SECTOR, total))
-		bad = "the block lies over the batmap or the parent's name";
-	if (!bad) {
-		c->by_host[c->nhost++] = (uint64_t)e << 32 | i;
-		c->end = MAX(c->end, (uint64_t)e * VHD_SECTOR + total);
+	if (bad) {
+		say(c, 'E', "block %u (offset 0x%" PRIx64 "): %s", i, host, bad);
+		if (found(c, 'E')) {
+			c->t.entry[i] = VHD_UNUSED;
+			c->table_changed = true;
+		}
 		return;
 	}
-	say(c, 'E', "block %u (offset 0x%" PRIx64 "): %s", i, (uint64_t)e * VHD_SECTOR, bad);
-	if (found(c, 'E')) {
-		c->t.entry[i] = VHD_UNUSED;
-		c->table_changed = true;
+	c->by_host[c->nhost++] = (uint64_t)c->t.entry[i] << 32 | i;
+	c->end = MAX(c->end, host + total);
+	if (vhd_look_overlaps(&v->look, host, total)) {
+		say(c, 'E', "block %u (offset 0x%" PRIx64 "): the block lies over the batmap or the parent's "
+		    "name", i, host);
+		c->over_batmap |= vhd_look_batmap(&v->look, host, total);
+		c->tables |= found(c, 'E');
 	}
 }
 
@@ -283,18 +291,28 @@ static void check_batmap(struct check *c)
 	struct vhd *v = c->v;
 	const struct vhd_batmap_header *b = &v->look.batmap;
 	uint64_t bits = (uint64_t)b->sectors * VHD_SECTOR * 8, stale = 0;
+	const char *bad = vhd_batmap_bad(v);
 
-	if (!v->look.has_batmap)
-		return;
-	if (!v->batmap) {
-		bool sum = b->version == VHD_BATMAP_VERSION || b->version == VHD_BATMAP_V1;
-
-		say(c, 'L', "batmap is invalid: %s", sum ? "invalid checksum" : "unsupported batmap version");
-		c->out->leaks++;
-		if (c->fix & TAPIMG_FIX_LEAKS && vhd_batmap_renew(c->img))
-			c->out->leaks_fixed++;
+	if (c->over_batmap) {		/* was said, and becomes a new one */
+		vhd_batmap_drop(v);
 		return;
 	}
+	if (bad) {
+		say(c, 'L', "batmap is invalid: %s", bad);
+		c->out->leaks++;
+		if (!(c->fix & TAPIMG_FIX_LEAKS))
+			return;
+		if (!vhd_batmap_renew(c->img)) {
+			/* not while blocks are where nothing can be */
+			if (c->out->corruptions != c->out->corruptions_fixed)
+				return;
+			c->tables = true;
+		}
+		c->out->leaks_fixed++;
+		return;
+	}
+	if (!v->batmap)
+		return;
 	for (uint32_t i = 0; i < MIN(v->entries, bits); i++) {
 		if (c->t.entry[i] != VHD_UNUSED || !vhd_bit(v->batmap, i))
 			continue;
@@ -343,6 +361,23 @@ static int write_table(struct check *c)
 	return ret ? err_errno(c->err, ret, "%s: writing the block table", c->img->name) : 0;
 }
 
+/* R5 */
+static int write_tables(struct check *c)
+{
+	struct vhd_next n = { 0 };
+	int ret;
+
+	if (c->over_batmap)
+		vhd_batmap_drop(c->v);
+	ret = vhd_space_scan(c->img, c->err);
+	if (!ret)
+		ret = vhd_next_load(c->img, &n, c->err);
+	if (!ret)
+		ret = vhd_switch(c->img, &n, c->err);
+	vhd_next_free(&n);
+	return ret;
+}
+
 static int repair(struct check *c)
 {
 	struct vhd *v = c->v;
@@ -356,7 +391,9 @@ static int repair(struct check *c)
 		ret = vhd_batmap_store(c->img, c->err);
 	if (!ret && (c->footers || c->nmove))
 		ret = vhd_write_footers(c->img, c->err);
-	return ret ? ret : vhd_reload(c->img, c->err);
+	if (!ret)
+		ret = vhd_reload(c->img, c->err);
+	return ret || !c->tables ? ret : write_tables(c);
 }
 
 int vhd_check(struct tapimg *img, unsigned fix, struct tapimg_check *out,

@@ -36,6 +36,7 @@ struct journal {
 	uint32_t tables, data;		/* entries written */
 	uint64_t data_off;
 	struct tapimg_err *err;
+	enum vhd_mutant mutant;
 };
 
 static uint32_t entry_sum(const uint8_t *p, size_t len)
@@ -115,6 +116,11 @@ static int write_header(struct journal *j, const struct vhd_look *l)
 	return file_pwrite(j->file, buf, VHD_SECTOR, 0);
 }
 
+static int barrier(struct journal *j)
+{
+	return j->mutant == VHD_MUTANT_JOURNAL ? 0 : file_flush(j->file);
+}
+
 /* J1.  @end: of what will be overwritten. */
 static int journal_write(struct journal *j, const struct vhd_look *l, uint64_t end)
 {
@@ -128,10 +134,10 @@ static int journal_write(struct journal *j, const struct vhd_look *l, uint64_t e
 	for (; off < end && !ret; off += J_CHUNK)
 		ret = save(j, J_DATA, off, MIN(J_CHUNK, end - off));
 	if (!ret)
-		ret = file_flush(j->file);
+		ret = barrier(j);
 	if (!ret)
 		ret = write_header(j, l);
-	return ret ? ret : file_flush(j->file);
+	return ret ? ret : barrier(j);
 }
 
 static int journal_open(struct tapimg *img, const char *path, struct file **out,
@@ -216,7 +222,7 @@ int vhd_resize_journal(struct tapimg *img, uint64_t size, const char *journal, e
 		       struct tapimg_err *err)
 {
 	struct vhd *v = vhd_of(img);
-	struct journal j = { .vhd = img->file, .name = img->name, .err = err };
+	struct journal j = { .vhd = img->file, .name = img->name, .err = err, .mutant = v->mutant };
 	bool device;
 	int ret;
 
@@ -329,6 +335,8 @@ static int revert_all(struct journal *j, const uint8_t *head)
 	if (!ret && (footer > INT64_MAX - VHD_SECTOR || !ntables))
 		ret = err_set(j->err, -EINVAL, "%s: says that the footer was at %" PRIu64, j->file->name,
 			      footer);
+	if (!ret && j->mutant == VHD_MUTANT_REVERT)
+		ret = apply(j, tables, ntables, PASS_FOOTERS);
 	if (!ret)
 		ret = apply(j, tables, ntables, PASS_TABLES);
 	if (!ret)
@@ -361,8 +369,14 @@ static int whose(struct journal *j, const uint8_t *head, bool *opens)
 
 int vhd_revert(struct file *file, const char *name, const char *journal, struct tapimg_err *err)
 {
+	return vhd_revert_mutant(file, name, journal, VHD_MUTANT_NONE, err);
+}
+
+int vhd_revert_mutant(struct file *file, const char *name, const char *journal,
+		      enum vhd_mutant mutant, struct tapimg_err *err)
+{
 	struct tapimg_err e = { 0 };
-	struct journal j = { .vhd = file, .name = name, .err = &e };
+	struct journal j = { .vhd = file, .name = name, .err = &e, .mutant = mutant };
 	uint8_t head[VHD_SECTOR];
 	bool device, opens = false;
 	int ret = file_open(file->loop, journal, FILE_RDWR, &j.file, &e);

@@ -266,14 +266,18 @@ bool vhd_look_heads(const struct vhd_look *l, uint64_t off, uint64_t len)
 	       meets(off, len, l->header.table_off, 4ULL * l->header.max_bat);
 }
 
+bool vhd_look_batmap(const struct vhd_look *l, uint64_t off, uint64_t len)
+{
+	return l->has_batmap &&
+	       (meets(off, len, l->batmap_header_off, VHD_SECTOR) ||
+		meets(off, len, l->batmap.off, (uint64_t)l->batmap.sectors * VHD_SECTOR));
+}
+
 bool vhd_look_overlaps(const struct vhd_look *l, uint64_t off, uint64_t len)
 {
 	const struct vhd_header *h = &l->header;
 
-	if (vhd_look_heads(l, off, len))
-		return true;
-	if (l->has_batmap && (meets(off, len, l->batmap_header_off, VHD_SECTOR) ||
-			      meets(off, len, l->batmap.off, (uint64_t)l->batmap.sectors * VHD_SECTOR)))
+	if (vhd_look_heads(l, off, len) || vhd_look_batmap(l, off, len))
 		return true;
 	for (unsigned i = 0; i < VHD_LOCATORS; i++)
 		if (meets(off, len, h->loc[i].off, vhd_locator_space(&h->loc[i])))

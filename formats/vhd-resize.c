@@ -10,7 +10,8 @@
  *
  * Fixed: the trailer is where the file ends.  Growing writes the new one, durably, before the old one is
  * overwritten with zeroes.  Shrinking writes the new one over guest bytes that are beyond the new end,
- * then cuts the file.
+ * then cuts the file.  Where a host keeps a file's new length over a crash, but not the bytes that made
+ * it so long, growing can leave no trailer at the end: only a journal undoes that (vhd-journal.c).
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -200,6 +201,9 @@ int vhd_resize(struct tapimg *img, uint64_t size, enum tapimg_prealloc prealloc,
 		return prealloc == TAPIMG_PREALLOC_METADATA ?
 		       err_set(err, -ENOTSUP, "%s: fixed images have no metadata to preallocate", img->name) :
 		       fixed_resize(img, size, prealloc, err);
+	if (size > old && vhd_enciphered(v) && !img->crypt && img->backing && img->backing->size > old)
+		return err_set(err, -ENOTSUP, "%s: its parent is longer, and what would show of that has to be "
+			       "hidden by enciphered zeroes: the key is needed", img->name);
 	if (prealloc != TAPIMG_PREALLOC_OFF)
 		return err_set(err, -ENOTSUP, "%s: preallocation is for fixed images", img->name);
 	ret = size < old ? sparse_shrink(img, size, err) : sparse_grow(img, size, err);

@@ -81,6 +81,9 @@ int vhd_space_scan(struct tapimg *img, struct tapimg_err *err)
 			continue;
 		}
 		bad = vhd_entry_check(v, e, img->file->size);
+		/* it would be written over the guest's data */
+		if (!bad && v->batmap && vhd_look_batmap(&v->look, (uint64_t)e * VHD_SECTOR, total))
+			bad = "the block lies over the batmap";
 		if (bad)
 			ret = err_set(err, -EUCLEAN, "%s: block %u is said to be at sector 0x%x: %s: it can be "
 				      "read, or repaired with a check, but not written", img->name, i, e, bad);

@@ -48,27 +48,36 @@ static uint64_t next_bytes(const struct vhd_next *n)
 	return len;
 }
 
+/* One that cannot be trusted begins anew: its bits are hints, what else its header holds is kept. */
+static int batmap_load(const struct vhd *v, struct vhd_next *n)
+{
+	n->batmap = v->look.batmap;
+	n->has_batmap = v->look.has_batmap;
+	if (!n->has_batmap)
+		return 0;
+	if (!v->batmap) {
+		n->batmap.version = VHD_BATMAP_VERSION;
+		n->batmap.sectors = MAX(div_up(div_up(n->header.max_bat, 8), VHD_SECTOR), 1);
+	}
+	n->map = calloc(n->batmap.sectors, VHD_SECTOR);
+	if (n->map && v->batmap)
+		memcpy(n->map, v->batmap, (uint64_t)n->batmap.sectors * VHD_SECTOR);
+	return n->map ? 0 : -ENOMEM;
+}
+
 int vhd_next_load(struct tapimg *img, struct vhd_next *n, struct tapimg_err *err)
 {
-	struct vhd *v = vhd_of(img);
-	const struct vhd_look *l = &v->look;
+	const struct vhd_look *l = &vhd_of(img)->look;
 	int ret;
 
 	memset(n, 0, sizeof(*n));
-	if (l->has_batmap && !v->batmap)
-		return err_set(err, -EUCLEAN, "%s: the batmap's header is damaged: check it first",
-			       img->name);
 	n->footer = l->footer;
 	n->header = l->header;
-	n->batmap = l->batmap;
-	n->has_batmap = l->has_batmap;
 	ret = vhd_table_read(l, &n->table, err);
-	if (!ret && n->has_batmap) {
-		n->map = malloc((uint64_t)l->batmap.sectors * VHD_SECTOR);
-		if (n->map)
-			memcpy(n->map, v->batmap, (uint64_t)l->batmap.sectors * VHD_SECTOR);
-		else
-			ret = err_errno(err, -ENOMEM, "%s", img->name);
+	if (!ret) {
+		ret = batmap_load(vhd_of(img), n);
+		if (ret)
+			err_errno(err, ret, "%s", img->name);
 	}
 	for (unsigned i = 0; i < VHD_LOCATORS && !ret; i++) {
 		const struct vhd_locator *loc = &l->header.loc[i];
@@ -145,6 +154,11 @@ static int write_next(struct tapimg *img, const struct vhd_next *n, uint64_t bas
 	return ret;
 }
 
+int vhd_barrier(struct tapimg *img, enum vhd_mutant unless)
+{
+	return vhd_of(img)->mutant == unless ? 0 : file_flush(img->file);
+}
+
 /* ------------------------------------------------------------------ S1: blocks */
 
 static int copy_block(struct tapimg *img, uint64_t from, uint64_t to, uint8_t *buf, uint64_t total)
@@ -191,7 +205,7 @@ int vhd_move_blocks(struct tapimg *img, struct vhd_table *t, const uint32_t *blk
 		}
 	}
 	if (!ret && n)
-		ret = file_flush(img->file);
+		ret = vhd_barrier(img, VHD_MUTANT_MOVE);
 	for (uint32_t i = 0; i < n && !ret; i++)
 		ret = write_table_sector(img, t, blk[i] / (VHD_SECTOR / 4));
 	if (!ret && n)
@@ -229,10 +243,10 @@ static int detour(struct tapimg *img, const struct vhd_next *n, uint64_t far, ui
 	if (!ret && !img->file->block_dev && img->file->size > far + len + VHD_SECTOR)
 		ret = file_truncate(img->file, far + len + VHD_SECTOR);
 	if (!ret)
-		ret = file_flush(img->file);
+		ret = vhd_barrier(img, VHD_MUTANT_DETOUR);
 	if (!ret)
 		ret = write_footer_at(img, &n->footer, far, 0);		/* S3 */
-	return ret ? ret : file_flush(img->file);
+	return ret ? ret : vhd_barrier(img, VHD_MUTANT_HOME);
 }
 
 static int come_home(struct tapimg *img, const struct vhd_next *n)
@@ -242,7 +256,7 @@ static int come_home(struct tapimg *img, const struct vhd_next *n)
 	int ret = write_next(img, n, HOME);				/* S4 */
 
 	if (!ret)
-		ret = file_flush(img->file);
+		ret = vhd_barrier(img, VHD_MUTANT_BACK);
 	if (!ret)
 		ret = write_footer_at(img, &n->footer, HOME, 0);		/* S5 */
 	if (!ret)

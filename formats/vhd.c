@@ -157,8 +157,8 @@ static int key_open(struct tapimg *img, struct tapimg_err *err)
 	uint8_t key[VHD_KEY_MAX + 1];
 	int n, ret;
 
-	if (!vhd_of(img)->look.has_batmap || !vhd_of(img)->look.batmap.has_key ||
-	    img->flags & (TAPIMG_NO_IO | TAPIMG_CHECK))
+	if (!vhd_enciphered(vhd_of(img)) ||
+	    img->flags & (TAPIMG_NO_IO | TAPIMG_CHECK | TAPIMG_CIPHERTEXT))
 		return 0;
 	n = image_secret(img, key, sizeof(key), err);
 	if (n < 0)
@@ -331,7 +331,7 @@ static int vhd_info(struct tapimg *img, struct tapimg_info *out, struct tapimg_e
 	if (!vhd_of(img)->fixed) {
 		info_sparse(img, &f);
 		out->cluster_size = vhd_of(img)->block;
-		out->encrypted = vhd_of(img)->look.has_batmap && vhd_of(img)->look.batmap.has_key;
+		out->encrypted = vhd_enciphered(vhd_of(img));
 	}
 	out->facts = f.f;
 	out->nfacts = f.n;

@@ -253,6 +253,8 @@ uint64_t vhd_look_tables_end(const struct vhd_look *l);
 bool vhd_look_heads(const struct vhd_look *l, uint64_t off, uint64_t len);
 /* Whether header, table, batmap or a name of the parent has bytes there. */
 bool vhd_look_overlaps(const struct vhd_look *l, uint64_t off, uint64_t len);
+/* The same for the batmap and its header alone. */
+bool vhd_look_batmap(const struct vhd_look *l, uint64_t off, uint64_t len);
 /* The table in host order; entry is to be freed, also on failure. */
 struct vhd_table {
 	uint32_t *entry, n;
@@ -297,6 +299,7 @@ struct vhd {
 
 	bool poisoned;			/* a resize with a journal is under way */
 	unsigned stop;			/* enum vhd_stop, for tests */
+	unsigned mutant;		/* enum vhd_mutant, for tests */
 	bool batmap_dirty;
 	bool footer_moved;		/* the trailer is to be written at close */
 	struct vhd_look look;		/* footer, header, batmap header: as on the disk */
@@ -305,6 +308,11 @@ struct vhd {
 static inline struct vhd *vhd_of(const struct tapimg *img)
 {
 	return img->fs;
+}
+
+static inline bool vhd_enciphered(const struct vhd *v)
+{
+	return v->look.has_batmap && v->look.batmap.has_key;
 }
 
 /* Everything in struct vhd that follows from v->look, and img->size.  For open and after changes. */
@@ -369,6 +377,10 @@ uint64_t vhd_batmap_summed(const struct vhd_footer *f, const struct vhd_batmap_h
 void vhd_batmap_clear(struct vhd *v, uint32_t blk);
 /* An empty map in place of one that cannot be trusted, to be stored.  False: it has no place. */
 bool vhd_batmap_renew(struct tapimg *img);
+/* It is neither believed nor written any more. */
+void vhd_batmap_drop(struct vhd *v);
+/* NULL, or what is wrong with it although its header is there, in the words of vhd-util. */
+const char *vhd_batmap_bad(const struct vhd *v);
 /* Writes map and header, if anything has changed. */
 int vhd_batmap_store(struct tapimg *img, struct tapimg_err *err);
 
@@ -461,6 +473,23 @@ int vhd_check(struct tapimg *img, unsigned fix, struct tapimg_check *out,
 
 /* ------------------------------------------- other tables (vhd-switch.c) */
 
+/*
+ * Each breaks one rule of vhd-switch.c or vhd-journal.c; tests/power/test-vhd-cuts.c has to catch
+ * every one of them.
+ */
+enum vhd_mutant {
+	VHD_MUTANT_NONE,
+	VHD_MUTANT_MOVE,		/* S1: the table names copies that are not durable */
+	VHD_MUTANT_DETOUR,		/* S2: the footer names tables that are not durable */
+	VHD_MUTANT_HOME,		/* S3: tables are overwritten while the footer may name them */
+	VHD_MUTANT_BACK,		/* S4: the footer names tables at home that are not durable */
+	VHD_MUTANT_JOURNAL,		/* J1: the image is touched before the journal is durable */
+	VHD_MUTANT_REVERT,		/* J3: the footers are put back first */
+	VHD_MUTANTS
+};
+/* file_flush(), unless that is what is broken. */
+int vhd_barrier(struct tapimg *img, enum vhd_mutant unless);
+
 /* What the image's tables are to be: loaded as they are, changed, switched to. */
 struct vhd_next {
 	struct vhd_footer footer;
@@ -499,5 +528,7 @@ int vhd_resize_journal(struct tapimg *img, uint64_t size, const char *journal, e
 		       struct tapimg_err *err);
 /* Puts back what the journal kept.  @file is open for writing. */
 int vhd_revert(struct file *file, const char *name, const char *journal, struct tapimg_err *err);
+int vhd_revert_mutant(struct file *file, const char *name, const char *journal,
+		      enum vhd_mutant mutant, struct tapimg_err *err);	/* for tests */
 
 #endif

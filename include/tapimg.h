@@ -98,6 +98,7 @@ enum {
 	TAPIMG_STALE_BACKING	= 1 << 10,	/**< also above a backing file that was changed since (VMDK) */
 	TAPIMG_SHARE_BACKING	= 1 << 11,	/**< layers below the top, read only, as with TAPIMG_SHARE: whoever
 						 *   writes there changes what others do not see through the chain */
+	TAPIMG_CIPHERTEXT	= 1 << 12,	/**< data of enciphered layers as they are stored: no secret is asked for */
 };
 
 /** What a file is to be opened for, asked of the gate. */

@@ -304,7 +304,7 @@ static bool spec_below(struct tapimg *top, struct tapimg *img, const struct spec
 		       unsigned depth, struct spec *s)
 {
 	const unsigned inherited = TAPIMG_DIRECT | TAPIMG_SHARE | TAPIMG_NO_IO | TAPIMG_SALVAGE |
-				   TAPIMG_STALE_BACKING | TAPIMG_SHARE_BACKING;
+				   TAPIMG_STALE_BACKING | TAPIMG_SHARE_BACKING | TAPIMG_CIPHERTEXT;
 	const unsigned writing = TAPIMG_RDWR | TAPIMG_WRITETHROUGH | TAPIMG_UNSAFE | TAPIMG_UNMAP;
 
 	memset(s, 0, sizeof(*s));

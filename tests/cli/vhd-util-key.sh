@@ -53,6 +53,41 @@ for args in "" "-s -n a.vhd" "-c -n a.vhd" "-s -c -n a.vhd -k k.key" "-n a.vhd";
 	is "key $args: the usage is on stderr" "$(head -1 ../err)" "usage:"
 done
 
+# --- what does not care for the data, and what moves them as they are, needs no key
+says "hidden" 0 . vhd-util set -n b.vhd -f hidden -v 1
+says "modify" 0 . vhd-util modify -n b.vhd -p a.vhd
+says "repair" 0 . vhd-util repair -n b.vhd
+says "resize" 0 . vhd-util resize -n b.vhd -s 3000 -j journal
+head -c 1M /dev/urandom >cipher.bin
+vhd-util snapshot -n c.vhd -p b.vhd -e
+python3 - <<'END'
+# a block of "ciphertext", as a guest's server would leave it
+import struct
+f = open('c.vhd', 'r+b')
+f.seek(0, 2)
+footer_at = f.tell() - 512
+f.seek(footer_at)
+footer = f.read(512)
+at = (footer_at + 512 + 4095) // 4096 * 4096 - 512
+f.seek(at)
+f.write(b'\xff' * 512 + open('cipher.bin', 'rb').read() * 2 + footer)
+f.seek(1536 + 4)
+f.write(struct.pack('>I', at // 512))
+END
+says "sound" 0 "c.vhd is valid
+." vhd-util check -n c.vhd
+says "coalesce" 0 "Coalesced 4096 sectors." vhd-util coalesce -n c.vhd
+works "the bytes are the same" cmp -n 1048576 <(vhd-util read -d 1 -n b.vhd) cipher.bin
+works "and read as they are stored" cmp -n 1048576 <(vhd-util read -r 4096 -c 2048 -n c.vhd) cipher.bin
+says "fill would need it" 22 . vhd-util fill -n c.vhd
+vhd-util create -n open.vhd -s 3000
+vhd-util snapshot -n d.vhd -p open.vhd -e
+vhd-util key -s -n d.vhd -H $SUM0
+before=$(sha256sum open.vhd)
+says "never into one that is not enciphered" 22 "error coalescing: -22
+." vhd-util coalesce -n d.vhd
+is "which stays as it is" "$(sha256sum open.vhd)" "$before"
+
 # --- copy
 truncate -s 4M data.raw
 head -c 3M /dev/urandom | dd of=data.raw conv=notrunc status=none

@@ -25,6 +25,22 @@ says "nothing" 2 "error opening none.vhd: -2
 vhd-util resize -n room.vhd -s 60 >../out
 is "neither -f nor -j: exit code" $? 22
 
+# Of a child, in the room there is and beyond it.
+both vhd-util create -n parent.vhd -s 10
+both vhd-util snapshot -n child.vhd -p parent.vhd -S 100 -e
+says "a child" 0 . vhd-util resize -n child.vhd -s 20 -f
+says "to that" 0 "20
+100
+." vhd-util query -n child.vhd -v -S
+says "is sound" 0 "child.vhd is valid
+." vhd-util check -n child.vhd
+both vhd-util snapshot -n child2.vhd -p parent.vhd -e
+says "a child, with a journal" 0 . vhd-util resize -n child2.vhd -s 300 -j journal
+says "to that" 0 "300
+." vhd-util query -n child2.vhd -v
+says "is sound" 0 "child2.vhd is valid
+." vhd-util check -n child2.vhd
+
 # With a journal: the first blocks have to make room for a larger table.
 truncate -s 600M data.raw
 head -c 6M /dev/urandom | dd of=data.raw bs=1M conv=notrunc status=none

@@ -111,6 +111,75 @@ static int revert(void)
 	return ret;
 }
 
+/* Where an entry says that its bytes come from. */
+struct kept {
+	uint32_t type, len;
+	uint64_t off;
+};
+
+static uint8_t *journal_entry(uint8_t *at, const struct kept *k, const uint8_t *image)
+{
+	uint32_t sum = 0;
+
+	put_be64(at, 0xaaaa12344321aaaaULL);
+	put_be32(at + 8, k->type);
+	put_be32(at + 12, k->len);
+	put_be64(at + 16, k->off);
+	put_be64(at + 24, 0);
+	memcpy(at + 32, image + k->off, k->len);
+	for (uint32_t i = 0; i < 32 + k->len; i++)
+		sum += at[i];
+	put_be32(at + 24, ~sum);
+	return at + 32 + k->len;
+}
+
+/* Every byte of a journal: header, tables, and what a larger table overwrites. */
+START_TEST(journals_byte_by_byte)
+{
+	static const struct kept tables[] = {
+		{ 1, 512, 2105344 }, { 2, 512, 0 }, { 3, 1024, 512 }, { 4, 512, 3072 }, { 4, 512, 3584 },
+		{ 4, 512, 4096 }, { 5, 512, 1536 }, { 6, 512, 2048 }, { 7, 512, 2560 },
+	};
+	static const struct kept data[] = { { 8, 2097152, 512 }, { 8, 8192, 2097664 } };
+	static const uint8_t head[] = {
+		0, 0, 0, 0, 0, 0x20, 0x20, 0, 0, 0, 0, 2, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0x17, 0x20,
+		0, 0, 0, 0, 0, 0, 2, 0,
+	};
+	uint8_t *old, *have, *want, *at;
+	uint64_t size, js;
+
+	v_make("a.vhd", 4 * MiB, NULL, NULL, NULL);
+	v_make(IMG, 4 * MiB, NULL, "a.vhd", "vhd");
+	v_fill(IMG, 1, 0, 2 * MiB);
+	old = whole(IMG, &size);
+	ck_assert_uint_eq(size, 2105856);
+	ck_assert_int_eq(journaled(8 * MiB, VHD_STOP_BEGIN), -EINVAL);
+	/* the image has lost nothing but its footers' cookies */
+	ck_assert_uint_eq(v_peek(IMG, 0, 8), 0x765f706f69736f6eULL);
+	ck_assert_uint_eq(v_peek(IMG, 2105344, 8), 0x765f706f69736f6eULL);
+	have = whole("j", &js);
+	want = calloc(1, js + 4 * MiB);
+	memcpy(want, "vjournal", 8);
+	memcpy(want + 8, old + 68, 16);
+	memcpy(want + 24, head, sizeof(head));
+	at = want + 512;
+	for (unsigned i = 0; i < ARRAY_SIZE(tables); i++)
+		at = journal_entry(at, &tables[i], old);
+	ck_assert_uint_eq(at - want, 0x1720);
+	for (unsigned i = 0; i < ARRAY_SIZE(data); i++)
+		at = journal_entry(at, &data[i], old);
+	size = at - want;
+	memcpy(want + 56, &size, 8);	/* in the host's order */
+	ck_assert_uint_eq(js, size);
+	for (uint64_t i = 0; i < size; i++)
+		ck_assert_msg(have[i] == want[i], "byte %llu is %02x, not %02x", (unsigned long long)i,
+			      have[i], want[i]);
+	free(old);
+	free(have);
+	free(want);
+}
+END_TEST
+
 START_TEST(a_journal_takes_everything_back)
 {
 	struct tapimg_open_opts o = { .format = "vhd" };
@@ -344,6 +413,99 @@ START_TEST(a_lost_tail_costs_what_is_lost)
 }
 END_TEST
 
+/* The batmap is said to be where a block has its data: the block's bytes are the guest's. */
+START_TEST(a_batmap_over_a_block_is_not_written)
+{
+	struct tapimg_open_opts o = { .format = "vhd", .flags = TAPIMG_RDWR };
+	const char *text;
+
+	v_make("a.vhd", 4 * MiB, NULL, NULL, NULL);
+	v_make(IMG, 8 * MiB, NULL, "a.vhd", "vhd");
+	v_fill(IMG, 0, 0, BLK);
+	v_fill(IMG, 2, BLK, BLK - 512);
+	/* with the right sum, for an empty map, or with a wrong one */
+	v_poke(IMG, 2048 + 8, v_block(IMG, 0) + 512 + 4096, 8);
+	v_poke(IMG, 2048 + 24, _i ? 0x12345678 : 0xffffffff, 4);
+	v_expect(IMG, 0, 0, BLK);
+	ck_assert_int_eq(open_fails(IMG, &o, &err), -EUCLEAN);
+	ck_assert_msg(strstr(err.text, "the block lies over the batmap"), "%s", err.text);
+	text = v_check(IMG, 0)->text;
+	ck_assert_msg(strstr(text, "block 0 (offset 0x1e00): the block lies over the batmap"), "%s", text);
+	ck_assert_uint_eq(v_check(IMG, 0)->c.corruptions, 1);
+	ck_assert_uint_eq(v_check(IMG, TAPIMG_FIX_ERRORS)->c.corruptions_fixed, 1);
+	v_clean(IMG);
+	ck_assert_uint_eq(v_peek(IMG, 2048 + 8, 8), 2560);
+	v_fill(IMG, 2, 2 * BLK - 512, 512);
+	ck_assert_uint_eq(v_peek(IMG, 2560, 1), 0x40);
+	v_expect(IMG, 0, 0, BLK);
+	v_expect(IMG, 2, BLK, BLK);
+	v_clean(IMG);
+}
+END_TEST
+
+/* A block over the names of the parent keeps its bytes, and they get a place of their own. */
+START_TEST(a_block_over_the_names_moves)
+{
+	v_make("a.vhd", 4 * MiB, NULL, NULL, NULL);
+	v_fill("a.vhd", 5, 0, 4 * MiB);
+	v_make(IMG, 4 * MiB, NULL, "a.vhd", "vhd");
+	v_fill(IMG, 1, 0, BLK);
+	v_poke(IMG, 512 + 576 + 24 + 16, v_block(IMG, 0) + 512 + 65536, 8);	/* of the second one */
+	v_sum_header(IMG);
+	ck_assert_uint_eq(v_check(IMG, 0)->c.corruptions, 1);
+	ck_assert_uint_eq(v_check(IMG, TAPIMG_FIX_ERRORS)->c.corruptions_fixed, 1);
+	v_clean(IMG);
+	ck_assert_uint_eq(v_peek(IMG, 512 + 576 + 24 + 16, 8), 3584);
+	v_expect(IMG, 1, 0, BLK);
+	v_expect(IMG, 5, BLK, BLK);
+}
+END_TEST
+
+/* One that is nowhere gets its place; what else the header holds stays. */
+START_TEST(a_lost_batmap_is_put_back)
+{
+	static const struct { unsigned off; uint64_t value; unsigned bytes; const char *says; } lost[] = {
+		{ 8, 512, 8, "invalid batmap offset" }, { 8, 2561, 8, "invalid batmap offset" },
+		{ 8, 1ULL << 40, 8, "invalid batmap offset" }, { 16, 0, 4, "batmap-BAT size mismatch" },
+		{ 20, 0x00010007, 4, "unsupported batmap version" },
+		{ 24, 7, 4, "invalid checksum" },
+	};
+
+	v_make(IMG, 8 * MiB, NULL, NULL, NULL);
+	v_fill(IMG, 1, 0, BLK + 512);
+	v_poke(IMG, 2048 + 28, 77, 1);
+	v_poke(IMG, 2048 + lost[_i].off, lost[_i].value, lost[_i].bytes);
+	ck_assert_uint_eq(v_check(IMG, 0)->c.leaks, 1);
+	ck_assert_msg(strstr(v_check(IMG, 0)->text, lost[_i].says), "%s", v_check(IMG, 0)->text);
+	ck_assert_uint_eq(v_check(IMG, TAPIMG_FIX_LEAKS)->c.leaks_fixed, 1);
+	v_clean(IMG);
+	ck_assert_uint_eq(v_peek(IMG, 2048, 8), 0x74646261746d6170ULL);
+	ck_assert_uint_eq(v_peek(IMG, 2048 + 8, 8), 2560);
+	ck_assert_uint_eq(v_peek(IMG, 2048 + 16, 8), 0x0000000100010002ULL);
+	ck_assert_uint_eq(v_peek(IMG, 2048 + 28, 1), 77);
+	v_expect(IMG, 1, 0, BLK + 512);
+	v_fill(IMG, 1, BLK + 512, BLK - 512);	/* and it is kept again */
+	ck_assert_uint_eq(v_peek(IMG, 2560, 1), 0x40);
+	v_clean(IMG);
+}
+END_TEST
+
+/* What can be repaired is, beside what may not be touched. */
+START_TEST(leaks_alone_are_mended)
+{
+	v_make(IMG, 8 * MiB, NULL, NULL, NULL);
+	v_fill(IMG, 1, 0, BLK);
+	v_poke(IMG, 1536 + 4, 2, 4);			/* over the header */
+	v_poke(IMG, v_trailer(IMG), 0, 8);
+	ck_assert_uint_eq(v_check(IMG, TAPIMG_FIX_LEAKS)->c.leaks_fixed, 1);
+	ck_assert_uint_eq(v_check(IMG, 0)->c.leaks, 0);
+	ck_assert_uint_eq(v_check(IMG, 0)->c.corruptions, 1);
+	v_check(IMG, TAPIMG_FIX_ERRORS);
+	v_clean(IMG);
+	v_expect(IMG, 1, 0, BLK);
+}
+END_TEST
+
 START_TEST(unused_space_is_cut_off)
 {
 	v_make(IMG, 8 * MiB, NULL, NULL, NULL);
@@ -371,6 +533,7 @@ int main(void)
 	tcase_add_test(tc, tables_grow_over_blocks);
 	tcase_add_test(tc, reserved_room_is_used);
 	tcase_add_test(tc, growing_hides_a_longer_parent);
+	tcase_add_test(tc, journals_byte_by_byte);
 	tcase_add_loop_test(tc, a_journal_takes_everything_back, 0, 8);
 	tcase_add_test(tc, a_journal_is_gone_in_the_end);
 	tcase_add_test(tc, an_old_journal_undoes_nothing);
@@ -382,6 +545,10 @@ int main(void)
 	tcase_add_loop_test(tc, footers_are_written_from_each_other, 0, 2);
 	tcase_add_test(tc, overlapping_blocks_are_taken_apart);
 	tcase_add_test(tc, a_lost_tail_costs_what_is_lost);
+	tcase_add_loop_test(tc, a_batmap_over_a_block_is_not_written, 0, 2);
+	tcase_add_test(tc, a_block_over_the_names_moves);
+	tcase_add_loop_test(tc, a_lost_batmap_is_put_back, 0, 6);
+	tcase_add_test(tc, leaks_alone_are_mended);
 	tcase_add_test(tc, unused_space_is_cut_off);
 	suite_add_tcase(s, tc);
 	sr = srunner_create(s);
