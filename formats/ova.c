@@ -40,7 +40,10 @@ bool ova_suffix(const char *name, const char *suffix)
 
 /* -------------------------------------------------------------------- probing */
 
-/* The envelope comes first; in front of it there may be an extended header. */
+/*
+ * The envelope comes first; in front of it there may be an extended header.  Archivers know nothing of that order, so of
+ * what is called an OVA any archive is taken for one.
+ */
 static int ova_probe(const uint8_t *head, size_t len, uint64_t file_size, const char *name)
 {
 	char member[257], type;
@@ -50,7 +53,7 @@ static int ova_probe(const uint8_t *head, size_t len, uint64_t file_size, const 
 		if (!tar_header_get(head + off, member, &size, &type))
 			return 0;
 		if (type != 'x' && type != 'g' && type != 'L')
-			return ova_suffix(member, ".ovf") ? 90 : 0;
+			return ova_suffix(member, ".ovf") ? 90 : ova_suffix(name, ".ova") ? 80 : 0;
 		off += TAR_BLOCK + round_up(MIN(size, (uint64_t)len), TAR_BLOCK);
 	}
 	return 0;

@@ -426,6 +426,28 @@ START_TEST(an_archive_names_no_files)
 }
 END_TEST
 
+/* As an archiver puts them that goes by the alphabet. */
+START_TEST(an_envelope_that_is_not_the_first)
+{
+	static uint8_t q[MiB];
+	size_t n = make_qcow2(NULL, q, sizeof(q));
+	struct tapimg *img;
+
+	put("d.qcow2", '0', q, n);
+	put_envelope(HEAD FILE1("d.qcow2") DISK1("") TAIL);
+	end("a.OVA");
+	img = open_image("a.OVA", NULL, 0);
+	ck_assert_str_eq(tapimg_format(img), "ova");
+	reads(img);
+	close_image(img);
+	at = 0;
+	put("readme", '0', "x", 1);
+	end("b.ova");
+	ck_assert_int_eq(open_fails("b.ova", NULL, &err), -EINVAL);
+	ck_assert_msg(strstr(err.text, "no OVF envelope"), "%s", err.text);
+}
+END_TEST
+
 START_TEST(only_archives_with_an_envelope_are_taken_for_one)
 {
 	struct tapimg *img;
@@ -629,6 +651,7 @@ int main(void)
 	tcase_add_test(tc, several_disks);
 	tcase_add_loop_test(tc, ovas_that_are_refused, 0, 7);
 	tcase_add_test(tc, an_archive_names_no_files);
+	tcase_add_test(tc, an_envelope_that_is_not_the_first);
 	tcase_add_test(tc, only_archives_with_an_envelope_are_taken_for_one);
 	tcase_add_loop_test(tc, an_ova_is_written, 0, 3);
 	tcase_add_test(tc, an_ova_that_was_cut);
