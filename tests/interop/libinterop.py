@@ -70,6 +70,11 @@ def sha256(path):
     return h.hexdigest()
 
 
+def vmdk_convert():
+    """open-vmdk's vmdk-convert, or None."""
+    return os.environ.get('TAPIMG_VMDK_CONVERT') or shutil.which('vmdk-convert')
+
+
 def libvmdk_same(raw, image):
     """What libvmdk reads of an image is what the raw file has.  Looks at nothing where it is not installed."""
     if not pyvmdk:

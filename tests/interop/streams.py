@@ -8,18 +8,13 @@ open-vmdk makes of our streams the contents are compared as well, so it is a jud
 """
 import os
 import random
-import shutil
 import sys
 import tarfile
 import tempfile
 
-from libinterop import LONG, QEMU, TAPIMG, Counter, Failed, have, libvmdk_same, sh, sha256
+from libinterop import LONG, QEMU, TAPIMG, Counter, Failed, have, libvmdk_same, sh, sha256, vmdk_convert
 
 STREAM = ('-O', 'vmdk', '-o', 'subformat=streamOptimized')
-
-
-def vmdk_convert():
-    return os.environ.get('TAPIMG_VMDK_CONVERT') or shutil.which('vmdk-convert')
 
 
 def source(path, size, seed):

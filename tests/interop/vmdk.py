@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-2-Clause
 """VMDKs by us and by qemu-img, each read, written and checked by the other, in all layouts both know;
-and a second reader, libvmdk's vmdkinfo, for the descriptors."""
+libvmdk as a second reader, and open-vmdk's vmdk-convert as a third (where TAPIMG_VMDK_CONVERT says, or in PATH)."""
 import json
 import os
 import random
 import sys
 import tempfile
 
-from libinterop import QEMU, TAPIMG, Counter, Failed, have, libvmdk_same, pyvmdk, sh
+from libinterop import QEMU, TAPIMG, Counter, Failed, have, libvmdk_same, pyvmdk, sh, vmdk_convert
 
 FORMATS = {
     'monolithicSparse': {}, 'monolithicFlat': {}, 'twoGbMaxExtentSparse': {}, 'twoGbMaxExtentFlat': {},
@@ -60,6 +60,10 @@ def ours(tmp, sub, more):
         if have('vmdkinfo'):
             sh('vmdkinfo', image)
         libvmdk_same(raw, image)
+    if vmdk_convert() and sub == 'monolithicSparse':
+        stream = os.path.join(tmp, 'stream.vmdk')
+        sh(vmdk_convert(), image, stream)
+        same(raw, stream)
     if sub in FORMATS and 'zeroed' not in more:
         writes(image, 20, size, sub)
         writes(raw, 20, size, sub)

@@ -784,6 +784,23 @@ START_TEST(sesparse_grain_numbers)
 }
 END_TEST
 
+/* A journal that is still to be replayed: what there is can be had knowingly. */
+START_TEST(sesparse_with_a_journal)
+{
+	size_t size = put_sesparse();
+	struct tapimg *img;
+
+	put_le64(img_bytes + 512 + 24, 1);
+	put_file("a", img_bytes, size);
+	ck_assert_int_eq(open_fails("a", NULL, &err), -EUCLEAN);
+	ck_assert_msg(strstr(err.text, "journal") && strstr(err.text, "--salvage"), "%s", err.text);
+	img = salvage("a");
+	reads(img, 0, 11, 4096);
+	reads(img, 32 * MiB, 13, 4096);
+	close_image(img);
+}
+END_TEST
+
 START_TEST(sesparse_refused)
 {
 	static const struct { unsigned at; uint64_t value; const char *text; } bad[] = {
@@ -847,6 +864,7 @@ int main(void)
 	tcase_add_test(tc, no_end_for_a_copy_that_failed);
 	tcase_add_test(tc, sesparse_is_read);
 	tcase_add_test(tc, sesparse_grain_numbers);
+	tcase_add_test(tc, sesparse_with_a_journal);
 	tcase_add_test(tc, sesparse_refused);
 	suite_add_tcase(s, tc);
 	sr = srunner_create(s);
