@@ -260,7 +260,8 @@ static void extents_drop(struct tapimg *img, unsigned from)
 		if (v->nfiles && v->files[v->nfiles - 1].file == x->file && x->file) {
 			struct vmdk_file *f = &v->files[--v->nfiles];
 
-			meta_drop_file(img->meta, f->index);
+			if (f->index)	/* else its opening failed before */
+				meta_drop_file(img->meta, f->index);
 			file_close(f->file);
 			file_remove(img->loop, x->path);
 			free(f->path);
@@ -362,6 +363,7 @@ static int grow(struct tapimg *img, uint64_t size, enum tapimg_prealloc prealloc
 	img->size = old;
 	if (v->nx > n) {
 		image_settle(img);
+		meta_quiet(img->meta);	/* it does not wait for what runs on after a failure */
 		extents_drop(img, n);
 		vmdk_desc_truncate(img, n);
 	}

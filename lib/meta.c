@@ -770,12 +770,17 @@ static bool meta_busy(const struct meta *m)
 	return m->running || m->nreading || !list_empty(&m->punching) || !list_empty(&m->kick.node);
 }
 
+void meta_quiet(struct meta *m)
+{
+	while (meta_busy(m) && tapimg_loop_run(m->loop, true) >= 0)
+		;
+}
+
 void meta_destroy(struct meta *m)
 {
 	if (!m)
 		return;
-	while (meta_busy(m) && tapimg_loop_run(m->loop, true) >= 0)
-		;
+	meta_quiet(m);
 	loop_timer_cancel(&m->timer);
 	meta_release_end(m);
 	while (m->nblk) {

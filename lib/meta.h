@@ -241,6 +241,8 @@ void meta_sync(struct meta *m, struct waiter *w);
 
 /* Blocking, for administrative calls: nothing dirty, nothing waiting to be released. */
 int meta_settle(struct meta *m);
+/* Waits until none of its I/O runs any more, also after a failure: what was dirty stays so. */
+void meta_quiet(struct meta *m);
 /* Forgets all blocks, after administrative code has changed the file underneath. Must be settled. */
 void meta_drop(struct meta *m);
 
