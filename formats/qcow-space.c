@@ -55,7 +55,7 @@ static void space_remove(struct qcow_space *s, unsigned i)
 void qcow_space_add(struct qcow_space *s, uint64_t off, uint64_t len)
 {
 	unsigned i = space_find(s, off);
-	struct qcow_range *r = s->v + i;
+	struct qcow_range *r = s->v ? s->v + i : NULL;
 
 	if (i < s->n && r->off + r->len == off) {
 		r->len += len;
