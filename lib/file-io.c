@@ -800,6 +800,13 @@ void file_submit(struct io *io)
 		submit_write(io);
 }
 
+int file_read_now(struct file *f, void *buf, uint64_t len, uint64_t off)
+{
+	if (!f->ops->read_now || (off | len) & (f->align - 1) || off > f->size || len > f->size - off)
+		return -EAGAIN;
+	return f->ops->read_now(f, buf, len, off);
+}
+
 void file_written(struct file *f, uint64_t off, uint64_t len)
 {
 	f->wseq++;

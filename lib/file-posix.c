@@ -191,6 +191,18 @@ static int64_t buffered_call(struct posix *p, const struct io *io, int flags)
 	return res < 0 ? -errno : res;
 }
 
+static int posix_read_now(struct file *f, void *buf, uint64_t len, uint64_t off)
+{
+	struct posix *p = f->priv;
+	struct iovec iov = { buf, len };
+	ssize_t res;
+
+	if (p->direct || (p->no_nowait && !p->tmpfs))
+		return -EAGAIN;
+	res = p->tmpfs ? pread(p->fd, buf, len, off) : preadv2(p->fd, &iov, 1, off, RWF_NOWAIT);
+	return res == (ssize_t)len ? 0 : -EAGAIN;
+}
+
 /*
  * Reads what is in the page cache.  What is not would stop the loop for as long as the disk takes,
  * so that goes to a helper thread, unless the kernel cannot tell.
@@ -552,6 +564,7 @@ static void posix_close(struct file *f)
 static const struct file_ops posix_ops = {
 	.name = "posix",
 	.submit = posix_submit,
+	.read_now = posix_read_now,
 	.truncate = posix_truncate,
 	.refresh = posix_refresh,
 	.prealloc = posix_prealloc,

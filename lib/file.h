@@ -106,6 +106,8 @@ struct file_ops {
 	 * at most at the size rounded up to align, and what lies beyond the size reads as zeroes.
 	 */
 	void (*submit)(struct io *io);
+	/* READ inside of the file, at once: 0, or -EAGAIN where that might have to wait.  May be NULL. */
+	int (*read_now)(struct file *f, void *buf, uint64_t len, uint64_t off);
 	int (*truncate)(struct file *f, uint64_t size);			/* blocking */
 	int (*refresh)(struct file *f);		/* rereads the size; may be NULL */
 	int (*prealloc)(struct file *f, uint64_t off, uint64_t len);	/* blocking, thread-safe; may be NULL: -ENOTSUP */
@@ -118,6 +120,12 @@ struct file_ops {
 	int (*finish)(struct file *f, struct tapimg_err *err);	/* may be NULL; see file_finish() */
 	void (*close)(struct file *f);
 };
+
+/*
+ * A small READ without a transfer, of what is in memory: 0, or -EAGAIN: it has to be submitted.  Asking for
+ * metadata in that way saves the turn of the loop, and the operation that wants them its restart.
+ */
+int file_read_now(struct file *f, void *buf, uint64_t len, uint64_t off);
 
 /*
  * For backends: the transfer is over.  @ret: 0 all of it; n > 0 only the first n bytes of a READ or

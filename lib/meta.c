@@ -340,13 +340,19 @@ struct mblk *meta_get_slow(struct meta *m, uint64_t off)
 			meta_wait(m, &m->room);
 			return NULL;
 		}
+		b = blk_new(m, off);
+		if (!m->cold && !file_read_now(m->files[meta_index(m, off)].file, b->data, m->bsize,
+					       meta_offset(m, off))) {
+			b->ref = true;
+			return b;
+		}
 		r = calloc(1, sizeof(*r));
 		if (!r) {	/* others will give some memory back */
+			blk_remove(m, b);
 			meta_wait(m, &m->room);
 			meta_kick(m);
 			return NULL;
 		}
-		b = blk_new(m, off);
 		read_start(m, b, r);
 	}
 	meta_wait(m, &b->waiters);

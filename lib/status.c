@@ -65,7 +65,7 @@ static void extent_refine(struct extent *e, bool *unwritten)
 	if (e->type != EXT_DATA || e->layer->crypt || e->layer->writable || e->layer->fmt->raw ||
 	    e->file->block_dev ||
 	    /* sectors here and there of a large block (VHD): to ask costs more than to read them */
-	    e->len < e->layer->cluster / 32 ||
+	    e->len < MAX(e->layer->cluster, e->layer->unmap_unit) / 32 ||
 	    file_status(e->file, e->host, &n, &data) || !n)
 		return;
 	/* by whole clusters: the rest of one that was written in part is as much in use as that part */

@@ -190,6 +190,30 @@ END_TEST
 
 /* ------------------------------------------------------------------ names */
 
+/* What is cached is there at once; what is not inside of the file, or may have to wait, is submitted. */
+START_TEST(cached_bytes_are_read_at_once)
+{
+	uint8_t buf[4096];
+	struct file *f;
+	int ret;
+
+	make("f", "hello", 10000);
+	f = must_open("f", 0);
+	ck_assert_int_eq(file_pread(f, buf, sizeof(buf), 0), 0);
+	memset(buf, 0, sizeof(buf));
+	ret = file_read_now(f, buf, sizeof(buf), 0);
+	/* a kernel or file system that cannot tell may say no */
+	ck_assert(ret == -EAGAIN || (!ret && !memcmp(buf, "hello\0", 6)));
+	ck_assert_int_eq(file_read_now(f, buf, sizeof(buf), 8192), -EAGAIN);
+	ck_assert_int_eq(file_read_now(f, buf, 1, UINT64_MAX), -EAGAIN);
+	file_close(f);
+	ck_assert_int_eq(file_open_null(loop, 10000, &f), 0);
+	ck_assert_int_eq(file_read_now(f, buf, sizeof(buf), 0), -EAGAIN);
+	file_close(f);
+	unlink("f");
+}
+END_TEST
+
 START_TEST(renaming_replaces)
 {
 	struct file *f;
@@ -476,6 +500,7 @@ int main(void)
 	tcase_add_test(tc, descriptors_by_name);
 	tcase_add_test(tc, a_file_cut_by_somebody_else);
 	tcase_add_test(tc, a_shared_file_grows_under_its_reader);
+	tcase_add_test(tc, cached_bytes_are_read_at_once);
 	tcase_add_test(tc, renaming_replaces);
 	tcase_add_test(tc, providers_are_asked_by_scheme);
 	tcase_add_test(tc, holes_are_found);
