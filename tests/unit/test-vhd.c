@@ -72,6 +72,44 @@ START_TEST(new_images_byte_by_byte)
 }
 END_TEST
 
+START_TEST(new_fixed_images_byte_by_byte)
+{
+	const struct golden fixed[] = {
+		{ 10 * MiB, "636f6e65637469780000000200010000ffffffffffffffff" ANY4 "746170000001000300000000"
+		  "0000000000a000000000000000a00000" "012d0411" "00000002" ANY4 ANY16 },
+	};
+
+	v_make(IMG, 10 * MiB, "subformat=fixed", NULL, NULL);
+	golden_check(IMG, fixed, 1, 10 * MiB + 512);
+}
+END_TEST
+
+/* UUID and time of the parent, then its name; three locators; their bytes behind the batmap. */
+START_TEST(new_children_byte_by_byte)
+{
+	const struct golden child[] = {
+		{ 0, FOOTER("00000004") }, { 512, HEADER ANY16 ANY4 },
+		{ 512 + 64, "0061002e007600680064" },
+		{ 512 + 576, "4d616358" "00000200" "0000000e" "00000000" "0000000000000c00"
+			     "57326b75" "00000200" "0000000e" "00000000" "0000000000000e00"
+			     "57327275" "00000200" "0000000e" "00000000" "0000000000001000" },
+		{ 2048, BATMAP },
+		{ 3072, "66696c653a2f2f2e2f612e766864" }, { 3584, "2e005c0061002e00760068006400" },
+		{ 4096, "2e005c0061002e00760068006400" }, { 4608, FOOTER("00000004") },
+	};
+	char ff[2 * 512 + 1];
+	struct golden g[ARRAY_SIZE(child) + 1];
+
+	memset(ff, 'f', sizeof(ff) - 1);
+	ff[sizeof(ff) - 1] = 0;
+	memcpy(g, child, sizeof(child));
+	g[ARRAY_SIZE(child)] = (struct golden){ 1536, ff };
+	v_make("a.vhd", 10 * MiB, NULL, NULL, NULL);
+	v_make(IMG, 10 * MiB, NULL, "a.vhd", "vhd");
+	golden_check(IMG, g, ARRAY_SIZE(g), 5120);
+}
+END_TEST
+
 START_TEST(locators_byte_by_byte)
 {
 	/* "file://./a.vhd", ".\a.vhd" in UTF-16LE twice, the name in UTF-16BE */
@@ -594,6 +632,8 @@ int main(void)
 	tcase_set_timeout(tc, 120);
 	tcase_add_checked_fixture(tc, scratch_enter, scratch_leave);
 	tcase_add_test(tc, new_images_byte_by_byte);
+	tcase_add_test(tc, new_fixed_images_byte_by_byte);
+	tcase_add_test(tc, new_children_byte_by_byte);
 	tcase_add_test(tc, locators_byte_by_byte);
 	tcase_add_test(tc, geometry);
 	tcase_add_test(tc, names);
