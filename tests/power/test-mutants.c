@@ -40,17 +40,24 @@ static const struct {
 	unsigned mutant;
 	uint64_t seed;
 } known[] = {
+	{ NULL, META_MUTANT_NO_GENERATION, 206 },
 	{ "vmdk", META_MUTANT_NO_GENERATION, 2081 },
 	{ "vmdk", META_MUTANT_NO_FROZEN, 79 },
-	{ "qcow", META_MUTANT_NO_GENERATION, 280 },
-	{ "vhd", META_MUTANT_NO_GENERATION, 925 },
+	{ "qcow", META_MUTANT_NO_GENERATION, 530 },
+	{ "qcow", META_MUTANT_REVERSED, 106 },
+	{ "vhd", META_MUTANT_NO_GENERATION, 1159 },
 	{ "vhd", META_MUTANT_REVERSED, 79 },
 };
+
+static bool same_format(const char *a, const char *b)
+{
+	return a == b || (a && b && !strcmp(a, b));
+}
 
 static uint64_t first_seed(const struct opts *o)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(known); i++)
-		if (o->format && !strcmp(known[i].format, o->format) && known[i].mutant == o->mutant)
+		if (known[i].mutant == o->mutant && same_format(known[i].format, o->format))
 			return known[i].seed;
 	return 1;
 }
