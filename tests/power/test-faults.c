@@ -482,7 +482,7 @@ static unsigned run_kind(struct run *r, uint64_t *runs)
 
 	for (r->nth = 1, step = 0; met && bad < 3; r->nth += 1 + step) {
 		met = run_one(r, why, sizeof(why));
-		step = r->all ? 0 : layouts[r->geo].format ? 2 * r->nth : r->nth / 2;
+		step = r->all ? 0 : layouts[r->geo].format ? 2 * r->nth : r->nth;
 		++*runs;
 		if (why[0]) {
 			bad++;
