@@ -400,7 +400,7 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument('--seed', type=int, help='only this one')
     p.add_argument('--seeds', type=int, default=1000 if LONG else 0, help='so many random ones')
-    p.add_argument('--seconds', type=int, default=40, help='random ones until then, without --seeds')
+    p.add_argument('--seconds', type=int, default=20, help='random ones until then, without --seeds')
     p.add_argument('-v', action='store_true')
     opt = p.parse_args()
     c = Counter()
