@@ -4,7 +4,7 @@
 
   random-ops.py [--seed N] [--seeds N] [--seconds N] [-v]
 
-First every row of a matrix of options, then random options until the time is over (40 s; with
+First every row of a matrix of options, then random options until the time is over (20 s; with
 TAPIMG_LONG=1 or --seeds as many seeds as asked).  After each batch of operations both programs
 check the image and both compare it with the oracle.  A failure names its seed; --seed repeats it.
 """
