@@ -155,6 +155,8 @@ struct q2_snaps {
 int q2_snaps_load(struct q2 *q, struct q2_snaps *t, bool lax);
 void q2_snap_clear(struct q2_snap *s);
 void q2_snaps_free(struct q2_snaps *t);
+/* Whether its L1 table, if it has one, is of a size and at a place where it can be read. */
+bool q2_snap_l1_there(const struct q2 *q, const struct q2_snap *s);
 struct q2_snap *q2_snaps_find(struct q2_snaps *t, const char *id);	/* by id, then by name */
 /*
  * Writes the table to new clusters and switches the header to it; the old one is freed.  Whatever

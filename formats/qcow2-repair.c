@@ -427,8 +427,7 @@ static int mend_l1s(struct check *c, unsigned fix)
 		const struct q2_snap *s = &c->snaps.s[i];
 		uint64_t *l1 = NULL;
 
-		if (!q2_table_there(q, s->l1_off, s->l1_size * 8ULL) ||
-		    s->l1_size > QCOW2_MAX_L1 / 8 || c->overlap)
+		if (!q2_snap_l1_there(q, s) || c->overlap)
 			continue;
 		ret = q2_read_l1(q, s->l1_off, s->l1_size, &l1);
 		if (!ret)

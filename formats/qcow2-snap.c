@@ -76,12 +76,6 @@ static int find_entry(struct q2 *q, struct q2_snaps *t, const char *id, struct q
 	return 0;
 }
 
-static bool l1_there(struct q2 *q, const struct q2_snap *s)
-{
-	return !s->l1_size || (s->l1_size <= QCOW2_MAX_L1 / 8 &&
-			       q2_table_there(q, s->l1_off, s->l1_size * 8ULL));
-}
-
 /* one whose tables can be followed */
 static int find(struct q2 *q, struct q2_snaps *t, const char *id, struct q2_snap **s)
 {
@@ -92,16 +86,11 @@ static int find(struct q2 *q, struct q2_snaps *t, const char *id, struct q2_snap
 	if ((*s)->l1_size > QCOW2_MAX_L1 / 8)
 		return err_set(q->err, -EFBIG, "%s: snapshot '%s' has an L1 table of %u entries",
 			       q->img->name, id, (*s)->l1_size);
-	if (!l1_there(q, *s))
+	if (!q2_snap_l1_there(q, *s))
 		return err_set(q->err, -EUCLEAN,
 			       "%s: snapshot '%s': the L1 table of %u entries at 0x%llx is not aligned, or reaches beyond the end of the file",
 			       q->img->name, id, (*s)->l1_size, (unsigned long long)(*s)->l1_off);
 	return 0;
-}
-
-static int snap_find(struct snap_op *o, const char *id, struct q2_snap **s)
-{
-	return find(&o->q, &o->snaps, id, s);
 }
 
 static uint64_t l1_bytes(const struct q2 *q, uint64_t entries)
@@ -309,7 +298,7 @@ int qcow2_snap_apply(struct tapimg *img, const char *id, struct tapimg_err *err)
 	int ret = snap_begin(&o, img, err);
 
 	if (!ret)
-		ret = snap_find(&o, id, &s);
+		ret = find(&o.q, &o.snaps, id, &s);
 	if (!ret)
 		ret = q2_bdir_load(&o.q, &d);
 	if (!ret && d.n)	/* they could not follow the change */
@@ -341,7 +330,7 @@ static int delete(struct snap_op *o, struct q2_snap *s)
 	struct counts *single = &o->old;
 	int ret;
 
-	if (!l1_there(q, s))
+	if (!q2_snap_l1_there(q, s))
 		return remove_entry(o, s);
 	ret = q2_read_l1(q, s->l1_off, s->l1_size, &l1);
 	if (!ret)

@@ -158,6 +158,12 @@ void q2_snaps_free(struct q2_snaps *t)
 	memset(t, 0, sizeof(*t));
 }
 
+bool q2_snap_l1_there(const struct q2 *q, const struct q2_snap *s)
+{
+	return !s->l1_size || (s->l1_size <= QCOW2_MAX_L1 / 8 &&
+			       q2_table_there(q, s->l1_off, s->l1_size * 8ULL));
+}
+
 struct q2_snap *q2_snaps_find(struct q2_snaps *t, const char *id)
 {
 	for (uint32_t i = 0; i < t->n; i++)

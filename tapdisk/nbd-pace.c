@@ -17,8 +17,6 @@
  * P2 A pause in which nothing came is the last: the connection is watched again, and an idle one costs
  *    nothing.
  */
-#include <sys/epoll.h>
-
 #include "nbd.h"
 
 #define WINDOW 128			/* requests for which the time is taken */
