@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "scratch.h"
+#include "suite.h"
 
 #define SIZE (8u << 20)
 #define NREQ 64
@@ -446,8 +447,6 @@ int main(void)
 {
 	Suite *s = suite_create("api");
 	TCase *t = tcase_create("kinds");
-	SRunner *r;
-	int failed;
 
 	tcase_add_checked_fixture(t, scratch_enter, scratch_leave);
 	tcase_set_timeout(t, 60);
@@ -462,9 +461,5 @@ int main(void)
 	tcase_add_loop_test(t, status, 0, KINDS);
 	tcase_add_test(t, status_of_layers);
 	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }

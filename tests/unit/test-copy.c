@@ -9,6 +9,7 @@
 
 #include "pump.h"
 #include "scratch.h"
+#include "suite.h"
 
 #define SIZE (4u << 20)
 
@@ -272,8 +273,6 @@ int main(void)
 {
 	Suite *s = suite_create("copy");
 	TCase *tc = tcase_create("copy");
-	SRunner *r;
-	int failed;
 
 	tcase_set_timeout(tc, 60);
 	tcase_add_checked_fixture(tc, scratch_enter, scratch_leave);
@@ -287,9 +286,5 @@ int main(void)
 	tcase_add_test(tc, commit_refused);
 	tcase_add_test(tc, rebase_cancelled);
 	suite_add_tcase(s, tc);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return suite_run(s);
 }

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "scratch.h"
+#include "suite.h"
 
 #define has(err, what) ck_assert_msg(strstr((err).text, what), "'%s' lacks '%s'", (err).text, what)
 #define OLD "the old contents"
@@ -467,8 +468,6 @@ int main(void)
 {
 	Suite *s = suite_create("create");
 	TCase *t = tcase(s, "failures");
-	SRunner *r;
-	int failed;
 
 	tcase_add_loop_test(t, bad_requests, 0, (int)(sizeof(bad) / sizeof(bad[0])));
 	tcase_add_test(t, no_folder);
@@ -493,9 +492,5 @@ int main(void)
 	tcase_add_test(t, target_exclusive_race);
 	t = tcase(s, "measuring");
 	tcase_add_test(t, measure);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }

@@ -12,6 +12,7 @@
 
 #include "checked.h"
 #include "crypt.h"
+#include "suite.h"
 
 static uint8_t plain[CRYPT_SECTOR], key[64];
 
@@ -170,8 +171,6 @@ int main(void)
 {
 	Suite *s = suite_create("crypt");
 	TCase *tc = tcase_create("all");
-	SRunner *sr;
-	int n;
 
 	tcase_add_checked_fixture(tc, setup, NULL);
 	tcase_add_loop_test(tc, known_sectors, 0, ARRAY_SIZE(vectors));
@@ -180,9 +179,5 @@ int main(void)
 	tcase_add_test(tc, many_threads);
 	tcase_add_test(tc, digests);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	n = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return n != 0;
+	return suite_run(s);
 }

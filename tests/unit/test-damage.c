@@ -12,6 +12,7 @@
 #include "image.h"
 #include "q2lib.h"
 #include "scratch.h"
+#include "suite.h"
 
 static uint8_t buf[CL], back[CL];
 
@@ -134,8 +135,6 @@ int main(void)
 {
 	Suite *s = suite_create("damage");
 	TCase *t = tcase_create("damage");
-	SRunner *r;
-	int n;
 
 	tcase_add_checked_fixture(t, scratch_enter, scratch_leave);
 	tcase_add_test(t, writes_survive_damage);
@@ -144,9 +143,5 @@ int main(void)
 	if (q2_have_peer())
 		tcase_add_loop_test(t, tables_are_not_free, 0, 5);
 	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	n = srunner_ntests_failed(r);
-	srunner_free(r);
-	return n != 0;
+	return suite_run(s);
 }

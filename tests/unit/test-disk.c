@@ -13,6 +13,7 @@
 #include "server.h"
 #include "simdisk.h"
 #include "stats.h"
+#include "suite.h"
 
 static struct server s;
 static struct tapimg_err err;
@@ -507,8 +508,6 @@ int main(void)
 {
 	Suite *suite = suite_create("disk");
 	TCase *tc = tcase_create("disk");
-	SRunner *sr;
-	int failed;
 
 	log_setup("test-disk", false, LOG_LVL_NONE);
 	tcase_set_timeout(tc, 60);
@@ -529,9 +528,5 @@ int main(void)
 	tcase_add_test(tc, the_standby_takes_over_without_space);
 	tcase_add_test(tc, a_mirror_that_fails_is_dropped);
 	suite_add_tcase(suite, tc);
-	sr = srunner_create(suite);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return suite_run(suite);
 }

@@ -14,6 +14,7 @@
 #include "checked.h"
 #include "crypt.h"
 #include "engine.h"
+#include "suite.h"
 
 #define UNIT 4096
 #define UNITS 16
@@ -808,8 +809,6 @@ int main(void)
 {
 	Suite *s = suite_create("engine");
 	TCase *tc = tcase_create("requests");
-	SRunner *sr;
-	int n;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, publish_after_data);
@@ -839,9 +838,5 @@ int main(void)
 	tcase_add_test(tc, cipher_not_compressed);
 	tcase_add_test(tc, cipher_scattered);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	n = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return n != 0;
+	return suite_run(s);
 }

@@ -24,6 +24,7 @@
 #include "err.h"
 #include "filelib.h"
 #include "loop-impl.h"
+#include "suite.h"
 
 static struct tapimg_loop *loop;
 
@@ -446,8 +447,7 @@ int main(void)
 {
 	Suite *s = suite_create("file-io");
 	TCase *tc = tcase_create("file-io");
-	SRunner *sr;
-	int failed, n = ARRAY_SIZE(aligns);
+	int n = ARRAY_SIZE(aligns);
 	struct statfs fs;
 
 	tcase_set_timeout(tc, 300);
@@ -463,9 +463,5 @@ int main(void)
 		tcase_add_loop_test(tc, small_direct_transfers_on_tmpfs_share_a_call, 0, 2);
 	tcase_add_loop_test(tc, real_device, 0, 2);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return suite_run(s);
 }

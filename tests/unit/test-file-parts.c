@@ -13,6 +13,7 @@
 #include "err.h"
 #include "filelib.h"
 #include "scratch.h"
+#include "suite.h"
 
 static struct tapimg_err err;
 static uint8_t buf[2 * MiB], back[2 * MiB];
@@ -221,8 +222,6 @@ int main(void)
 {
 	Suite *s = suite_create("file-parts");
 	TCase *tc = tcase_create("file-parts");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_checked_fixture(tc, setup, scratch_leave);
@@ -233,9 +232,5 @@ int main(void)
 	tcase_add_loop_test(tc, what_is_no_stream_does_not_go_to_a_pipe, 0, 2);
 	tcase_add_loop_test(tc, made_and_opened_at_once, 0, 2);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return suite_run(s);
 }

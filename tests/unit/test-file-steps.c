@@ -12,6 +12,7 @@
 
 #include "checked.h"
 #include "filelib.h"
+#include "suite.h"
 
 #define SPAN (1u << 20)
 
@@ -344,8 +345,6 @@ int main(void)
 {
 	Suite *s = suite_create("file-steps");
 	TCase *tc = tcase_create("file-steps");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 300);
 	tcase_add_checked_fixture(tc, setup, teardown);
@@ -362,9 +361,5 @@ int main(void)
 	tcase_add_test(tc, closing_waits);
 	tcase_add_test(tc, the_null_file_answers_without_storing);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return suite_run(s);
 }

@@ -15,6 +15,7 @@
 #include "checked.h"
 #include "err.h"
 #include "file.h"
+#include "suite.h"
 
 static struct tapimg_loop *loop;
 static struct tapimg_err err;
@@ -489,8 +490,6 @@ int main(void)
 {
 	Suite *s = suite_create("file");
 	TCase *tc = tcase_create("file");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_checked_fixture(tc, setup, teardown);
@@ -509,9 +508,5 @@ int main(void)
 	tcase_add_test(tc, who_excludes_whom);
 	tcase_add_test(tc, qemu_and_we_see_each_other);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return suite_run(s);
 }

@@ -14,6 +14,7 @@
 
 #include "image.h"
 #include "scratch.h"
+#include "suite.h"
 
 #define has(err, what) ck_assert_msg(strstr((err).text, what), "'%s' lacks '%s'", (err).text, what)
 
@@ -684,8 +685,6 @@ int main(void)
 {
 	Suite *s = suite_create("image");
 	TCase *t = tcase(s, "names");
-	SRunner *r;
-	int failed;
 
 	tcase_add_test(t, plain);
 	tcase_add_test(t, unknown);
@@ -716,9 +715,5 @@ int main(void)
 	tcase_add_test(t, growing_hides_longer_backing);
 	tcase_add_test(t, bitmaps_merge);
 	tcase_add_test(t, failures_are_kept);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }

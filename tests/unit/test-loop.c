@@ -11,6 +11,7 @@
 
 #include "checked.h"
 #include "loop-impl.h"
+#include "suite.h"
 
 static struct tapimg_loop *loop;
 
@@ -528,8 +529,6 @@ int main(void)
 {
 	Suite *s = suite_create("loop");
 	TCase *tc = tcase_create("loop");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_checked_fixture(tc, setup, teardown);
@@ -548,9 +547,5 @@ int main(void)
 	tcase_add_test(tc, without_a_mapped_ring);
 	tcase_add_test(tc, the_descriptor_tells_of_everything);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return suite_run(s);
 }

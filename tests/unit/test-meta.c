@@ -13,6 +13,7 @@
 
 #include "checked.h"
 #include "meta.h"
+#include "suite.h"
 
 #define BS 512
 #define DISK (64 * 1024)
@@ -513,8 +514,6 @@ int main(void)
 {
 	Suite *s = suite_create("meta");
 	TCase *tc = tcase_create("rules");
-	SRunner *sr;
-	int n;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, sequence);
@@ -532,9 +531,5 @@ int main(void)
 	tcase_add_test(tc, two_files);
 	tcase_add_test(tc, many_files);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	n = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return n != 0;
+	return suite_run(s);
 }

@@ -7,6 +7,7 @@
 #include "image.h"
 #include "name.h"
 #include "opt.h"
+#include "suite.h"
 
 static bool same(const char *a, const char *b)
 {
@@ -307,8 +308,6 @@ int main(void)
 {
 	Suite *s = suite_create("name");
 	TCase *t = tcase_create("names");
-	SRunner *r;
-	int failed;
 
 	add_all(t, parses, good);
 	add_all(t, refuses, bad);
@@ -321,9 +320,5 @@ int main(void)
 	add_all(t, option_checks, checked);
 	tcase_add_test(t, option_defaults);
 	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? 1 : 0;
+	return suite_run(s);
 }

@@ -8,6 +8,7 @@
 #include "endian.h"
 #include "nbdwire.h"
 #include "scratch.h"
+#include "suite.h"
 
 #define BOTH (NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES)
 
@@ -583,8 +584,6 @@ int main(void)
 {
 	Suite *suite = suite_create("nbd-hello");
 	TCase *t = tcase_create("all");
-	SRunner *r;
-	int failed;
 
 	tcase_set_timeout(t, 60);
 	tcase_add_checked_fixture(t, setup, teardown);
@@ -611,9 +610,5 @@ int main(void)
 	tcase_add_test(t, one_disk_under_another_name);
 	tcase_add_test(t, options_that_cannot_be);
 	suite_add_tcase(suite, t);
-	r = srunner_create(suite);
-	srunner_run_all(r, CK_ENV);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed != 0;
+	return suite_run(suite);
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "nbd.h"
+#include "suite.h"
 
 /* A client with @depth requests in flight that takes @own ns for each; the server takes @turn ns for a turn. */
 struct client {
@@ -118,8 +119,6 @@ int main(void)
 {
 	Suite *s = suite_create("nbd-pace");
 	TCase *t = tcase_create("pace");
-	SRunner *r;
-	int failed;
 
 	tcase_add_test(t, one_at_a_time);
 	tcase_add_test(t, many_at_once);
@@ -127,9 +126,5 @@ int main(void)
 	tcase_add_test(t, slow_ones);
 	tcase_add_test(t, idle_times);
 	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return suite_run(s);
 }

@@ -12,6 +12,7 @@
 #include "image.h"
 #include "nbdwire.h"
 #include "scratch.h"
+#include "suite.h"
 
 enum style { SIMPLE, STRUCTURED, EXTENDED, STYLES };
 
@@ -711,8 +712,6 @@ int main(void)
 {
 	Suite *suite = suite_create("nbd-req");
 	TCase *t = tcase_create("all");
-	SRunner *r;
-	int failed;
 
 	tcase_set_timeout(t, 120);
 	tcase_add_checked_fixture(t, setup, teardown);
@@ -736,9 +735,5 @@ int main(void)
 	tcase_add_loop_test(t, closing_the_disk_ends_its_clients, SIMPLE, STYLES);
 	tcase_add_loop_test(t, stopping_answers_what_runs, SIMPLE, STYLES);
 	suite_add_tcase(suite, t);
-	r = srunner_create(suite);
-	srunner_run_all(r, CK_ENV);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed != 0;
+	return suite_run(suite);
 }

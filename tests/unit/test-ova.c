@@ -10,6 +10,7 @@
 #include "crypt.h"
 #include "ovf.h"
 #include "scratch.h"
+#include "suite.h"
 #include "tar.h"
 
 static struct tapimg_err err;
@@ -636,8 +637,6 @@ int main(void)
 {
 	Suite *s = suite_create("ova");
 	TCase *tc = tcase_create("ova");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_checked_fixture(tc, setup, scratch_leave);
@@ -658,9 +657,5 @@ int main(void)
 	tcase_add_test(tc, an_ova_with_nothing_in_it);
 	tcase_add_test(tc, options_that_make_no_sense);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return suite_run(s);
 }

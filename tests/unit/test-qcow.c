@@ -13,6 +13,7 @@
 #include "crypt.h"
 #include "imglib.h"
 #include "qcow.h"
+#include "suite.h"
 
 #define IMG "t.qcow"
 
@@ -847,17 +848,11 @@ int main(void)
 {
 	Suite *s = suite_create("qcow");
 	TCase *tc = tcase_create("qcow");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_checked_fixture(tc, scratch_enter, scratch_leave);
 	add_layouts(tc);
 	add_changes(tc);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return suite_run(s);
 }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "q2lib.h"
+#include "suite.h"
 
 static struct tapimg_err err;
 
@@ -470,8 +471,6 @@ int main(void)
 {
 	Suite *s = suite_create("qcow2 admin");
 	TCase *t = tcase_create("admin");
-	SRunner *r;
-	int failed;
 
 	tcase_add_checked_fixture(t, scratch_enter, scratch_leave);
 	tcase_set_timeout(t, 120);
@@ -490,9 +489,5 @@ int main(void)
 	tcase_add_test(t, others);
 	tcase_add_test(t, no_downgrade);
 	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return suite_run(s);
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "q2lib.h"
+#include "suite.h"
 
 static struct tapimg_err err;
 
@@ -272,8 +273,6 @@ int main(void)
 {
 	Suite *s = suite_create("qcow2 bitmaps");
 	TCase *t = tcase_create("bitmap");
-	SRunner *r;
-	int failed;
 
 	tcase_add_checked_fixture(t, scratch_enter, scratch_leave);
 	tcase_set_timeout(t, 120);
@@ -286,9 +285,5 @@ int main(void)
 	tcase_add_test(t, peer);
 	tcase_add_loop_test(t, broken, 0, 12);
 	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return suite_run(s);
 }

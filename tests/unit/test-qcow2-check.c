@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "q2lib.h"
+#include "suite.h"
 
 #define FILLED 16	/* clusters 0 to 15 hold 1 to 16 */
 #define ALL (TAPIMG_FIX_LEAKS | TAPIMG_FIX_ERRORS)
@@ -451,8 +452,6 @@ int main(void)
 {
 	Suite *s = suite_create("qcow2 check");
 	TCase *t = tcase_create("check");
-	SRunner *r;
-	int failed;
 
 	tcase_add_checked_fixture(t, scratch_enter, scratch_leave);
 	tcase_set_timeout(t, 120);
@@ -463,9 +462,5 @@ int main(void)
 	tcase_add_test(t, corrupt_mark);
 	tcase_add_test(t, hostile_l1);
 	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return suite_run(s);
 }

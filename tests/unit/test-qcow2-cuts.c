@@ -17,6 +17,7 @@
 
 #include "file.h"
 #include "q2lib.h"
+#include "suite.h"
 
 #define SECTOR 512
 #define NAME "mem:disk"
@@ -753,8 +754,6 @@ int main(void)
 {
 	Suite *s = suite_create("qcow2 cuts");
 	TCase *t = tcase_create("cuts");
-	SRunner *r;
-	int failed;
 
 	tcase_add_checked_fixture(t, enter, leave);
 	tcase_set_timeout(t, 300);
@@ -768,9 +767,5 @@ int main(void)
 	tcase_add_loop_test(t, header_unreadable, 0, ARRAY_SIZE(changes));
 	tcase_add_test(t, header_unreadable_unchanged);
 	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return suite_run(s);
 }

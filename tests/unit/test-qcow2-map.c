@@ -14,6 +14,7 @@
 
 #include "qcow2.h"
 #include "scratch.h"
+#include "suite.h"
 
 #define K 1024ULL
 #define M (K * K)
@@ -713,8 +714,6 @@ int main(void)
 {
 	Suite *s = suite_create("qcow2 on images");
 	TCase *t = tcase_create("map");
-	SRunner *r;
-	int failed;
 
 	tcase_add_checked_fixture(t, scratch_enter, scratch_leave);
 	tcase_add_test(t, an_empty_image_is_one_hole);
@@ -741,9 +740,5 @@ int main(void)
 	tcase_add_loop_test(t, random_operations, 0, ARRAY_SIZE(variants));
 	tcase_set_timeout(t, 120);
 	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed != 0;
+	return suite_run(s);
 }

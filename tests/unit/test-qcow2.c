@@ -7,6 +7,7 @@
 
 #include "qcow2.h"
 #include "scratch.h"
+#include "suite.h"
 
 /* -------------------------------------------------------------------- header */
 
@@ -465,8 +466,6 @@ int main(void)
 {
 	Suite *s = suite_create("qcow2");
 	TCase *t = tcase_create("header");
-	SRunner *r;
-	int failed;
 
 	tcase_add_test(t, header_is_given_back_byte_for_byte);
 	tcase_add_test(t, header_of_version_2);
@@ -491,9 +490,5 @@ int main(void)
 	tcase_add_loop_test(t, coding_does_not_overrun, 0, 2);
 	tcase_add_test(t, deflate_keeps_to_its_window);
 	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed != 0;
+	return suite_run(s);
 }

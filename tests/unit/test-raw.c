@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "checked.h"
+#include "suite.h"
 #include "tapimg.h"
 
 static struct tapimg_loop *loop;
@@ -452,8 +453,6 @@ int main(void)
 {
 	Suite *s = suite_create("raw");
 	TCase *tc = tcase_create("raw");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_checked_fixture(tc, setup, teardown);
@@ -470,9 +469,5 @@ int main(void)
 	tcase_add_loop_test(tc, random_requests, 0, 4);
 	tcase_add_test(tc, anything_else_is_raw_and_nothing_overrides_that);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return suite_run(s);
 }

@@ -9,6 +9,7 @@
 #include "checked.h"
 #include "scratch.h"
 #include "secret.h"
+#include "suite.h"
 
 static struct secrets *list;
 
@@ -130,17 +131,11 @@ int main(void)
 {
 	Suite *s = suite_create("secret");
 	TCase *tc = tcase_create("all");
-	SRunner *sr;
-	int n;
 
 	tcase_add_checked_fixture(tc, scratch_enter, leave);
 	tcase_add_test(tc, sources);
 	tcase_add_test(tc, which_one);
 	tcase_add_loop_test(tc, refuses, 0, ARRAY_SIZE(bad));
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	n = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return n != 0;
+	return suite_run(s);
 }

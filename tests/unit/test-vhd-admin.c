@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "suite.h"
 #include "vhdlib.h"
 
 static struct tapimg_err err;
@@ -524,8 +525,6 @@ int main(void)
 {
 	Suite *s = suite_create("vhd-admin");
 	TCase *tc = tcase_create("vhd-admin");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_checked_fixture(tc, scratch_enter, scratch_leave);
@@ -551,9 +550,5 @@ int main(void)
 	tcase_add_test(tc, leaks_alone_are_mended);
 	tcase_add_test(tc, unused_space_is_cut_off);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return suite_run(s);
 }

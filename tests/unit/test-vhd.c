@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "suite.h"
 #include "vhdlib.h"
 
 static struct tapimg_err err;
@@ -626,8 +627,6 @@ int main(void)
 {
 	Suite *s = suite_create("vhd");
 	TCase *tc = tcase_create("vhd");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_checked_fixture(tc, scratch_enter, scratch_leave);
@@ -657,9 +656,5 @@ int main(void)
 	tcase_add_loop_test(tc, bad_options, 0, 8);
 	tcase_add_loop_test(tc, measured_sizes_are_right, 0, 4);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return suite_run(s);
 }

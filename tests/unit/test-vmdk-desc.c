@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "suite.h"
 #include "vmdk.h"
 
 static struct vmdk_desc d;
@@ -192,8 +193,6 @@ int main(void)
 {
 	Suite *s = suite_create("vmdk-desc");
 	TCase *tc = tcase_create("all");
-	SRunner *sr;
-	int n;
 
 	tcase_add_test(tc, usual);
 	tcase_add_test(tc, odd);
@@ -203,9 +202,5 @@ int main(void)
 	tcase_add_test(tc, changing);
 	tcase_add_test(tc, lines);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	n = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return n != 0;
+	return suite_run(s);
 }

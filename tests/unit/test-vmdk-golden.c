@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "suite.h"
 #include "vmdk-stream.h"
 #include "vmdklib.h"
 
@@ -570,8 +571,6 @@ int main(void)
 {
 	Suite *s = suite_create("vmdk-golden");
 	TCase *tc = tcase_create("all");
-	SRunner *sr;
-	int n;
 
 	tcase_add_checked_fixture(tc, setup, scratch_leave);
 	tcase_set_timeout(tc, 60);
@@ -590,9 +589,5 @@ int main(void)
 	tcase_add_test(tc, encoded_names);
 	tcase_add_test(tc, names_that_look_like_more);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	n = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return n != 0;
+	return suite_run(s);
 }

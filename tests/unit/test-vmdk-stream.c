@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "suite.h"
 #include "vmdk-stream.h"
 #include "vmdklib.h"
 
@@ -841,8 +842,6 @@ int main(void)
 {
 	Suite *s = suite_create("vmdk-stream");
 	TCase *tc = tcase_create("vmdk-stream");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_checked_fixture(tc, setup, scratch_leave);
@@ -867,9 +866,5 @@ int main(void)
 	tcase_add_test(tc, sesparse_with_a_journal);
 	tcase_add_test(tc, sesparse_refused);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return suite_run(s);
 }

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "suite.h"
 #include "vmdk.h"
 #include "vmdklib.h"
 
@@ -452,8 +453,6 @@ int main(void)
 {
 	Suite *s = suite_create("vmdk");
 	TCase *tc = tcase_create("all");
-	SRunner *sr;
-	int n;
 
 	tcase_add_checked_fixture(tc, scratch_enter, scratch_leave);
 	tcase_set_timeout(tc, 60);
@@ -473,9 +472,5 @@ int main(void)
 	tcase_add_test(tc, chain);
 	tcase_add_test(tc, too_large);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	n = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return n != 0;
+	return suite_run(s);
 }

@@ -15,6 +15,7 @@
 
 #include "checked.h"
 #include "dring.h"
+#include "suite.h"
 #include "vring.h"
 
 #define MEM (8 * MiB)
@@ -759,8 +760,6 @@ int main(void)
 {
 	Suite *s = suite_create("vring");
 	TCase *tc = tcase_create("vring");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_loop_test(tc, requests_go_there_and_back, 0, 4);
@@ -780,9 +779,5 @@ int main(void)
 	tcase_add_test(tc, regions_are_checked);
 	tcase_add_test(tc, writes_are_logged_for_migration);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return suite_run(s);
 }

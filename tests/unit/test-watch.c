@@ -10,6 +10,7 @@
 
 #include "checked.h"
 #include "loop-impl.h"
+#include "suite.h"
 
 static struct tapimg_loop *loop;
 
@@ -427,8 +428,6 @@ int main(void)
 {
 	Suite *s = suite_create("watch");
 	TCase *tc = tcase_create("watch");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 60);
 	tcase_add_checked_fixture(tc, setup, teardown);
@@ -444,9 +443,5 @@ int main(void)
 	tcase_add_test(tc, spinning_looks_without_sleeping);
 	tcase_add_test(tc, looking_in_vain_is_done_seldom);
 	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return suite_run(s);
 }

@@ -20,6 +20,7 @@
 #include "checked.h"
 #include "endian.h"
 #include "served.h"
+#include "suite.h"
 #include "vu.h"
 
 static struct served s;
@@ -826,8 +827,6 @@ int main(void)
 {
 	Suite *suite = suite_create("vhost");
 	TCase *tc = tcase_create("vhost");
-	SRunner *sr;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_loop_test(tc, what_is_written_is_read_and_lies_in_the_file, 0, 6);
@@ -855,9 +854,5 @@ int main(void)
 	tcase_add_loop_test(tc, writes_to_memory_are_logged_on_demand, 0, 4);
 	tcase_add_test(tc, refusals);
 	suite_add_tcase(suite, tc);
-	sr = srunner_create(suite);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed != 0;
+	return suite_run(suite);
 }
